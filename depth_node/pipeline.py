@@ -1,0 +1,208 @@
+"""The one path from an RGB image to metric depth, shared by node, CLI and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depth_node.camera import Camera, Rectifier
+from depth_node.filters import FilterSettings, flying_pixels, range_clip
+from depth_node.postprocess import as_map, to_depth
+from depth_node.preprocess import ResizePlan
+from depth_node.scale import Scale
+
+if TYPE_CHECKING:
+    from depth_node.backends import Backend
+
+STAGES = ('rectify', 'preprocess', 'network', 'postprocess', 'filter')
+RECTIFY_MODES = ('auto', 'off')
+# Field of view taken for a canonical-depth network when neither camera nor card names one.
+DEFAULT_HFOV_DEG = 60.0
+
+
+@dataclass
+class DepthFrame:
+    """What the pipeline makes of one image.  Arrays are valid until the pipeline's next run.
+
+    Attributes:
+        depth: (H, W) float32, metres along the optical axis (REP 118); NaN unknown, -Inf too
+            close, +Inf out of range (REP 117).
+        rgb: (H, W, 3) uint8, the rectified picture that depth belongs to.
+        camera: rectified camera of both; None where the caller gave none.
+        confidence: (H, W) float32 0..1, None if the network gives none.
+        scale: the correction that was applied.
+        stamp: the caller's time of the picture, seconds.
+        timings_ms: milliseconds per stage, keys `STAGES`.
+        removed: pixels without depth by reason.
+        notes: what a user of this depth should know (an assumed field of view, say).
+        valid_share: share of finite pixels, 0..1.
+    """
+
+    depth: NDArray[np.float32]
+    rgb: NDArray[np.uint8]
+    camera: Camera | None
+    confidence: NDArray[np.float32] | None
+    scale: Scale
+    stamp: float
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    removed: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    valid_share: float = 0.0
+
+
+class DepthPipeline:
+    """Rectify, resize, infer, interpret, scale and filter.
+
+    Lookup maps and buffers are made at the first image of each size or camera and reused.  Not
+    thread-safe: one thread calls `run` and `update`.
+    """
+
+    def __init__(self, backend: Backend, *, scale: Scale | None = None,
+                 filters: FilterSettings | None = None, rectify: str = 'auto') -> None:
+        self.backend = backend
+        self.card = backend.card
+        self.scale = scale or Scale()
+        self.filters = filters or FilterSettings()
+        self.rectify = 'auto'
+        self.update(rectify=rectify)
+        self._plan: ResizePlan | None = None
+        self._rectifier: Rectifier | None = None
+        self._depth: NDArray[np.float32] = np.empty((0, 0), np.float32)
+
+    def update(self, *, scale: Scale | None = None, filters: FilterSettings | None = None,
+               rectify: str | None = None) -> None:
+        """Change settings between frames; None leaves a setting as it is."""
+        if rectify is not None:
+            if rectify not in RECTIFY_MODES:
+                raise ValueError(f'rectify {rectify!r}, expected one of '
+                                 f'{", ".join(RECTIFY_MODES)}')
+            self.rectify = rectify
+        if scale is not None:
+            self.scale = scale
+        if filters is not None:
+            self.filters = filters
+
+    def reset(self) -> None:
+        """Forget all that came from earlier frames: lookup maps and buffers."""
+        self._plan = None
+        self._rectifier = None
+
+    def run(self, rgb: NDArray[np.uint8], camera: Camera | None = None,
+            stamp: float = 0.0) -> DepthFrame:
+        """Return the metric depth of one image.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+            camera: its camera, or None; without it a network with a canonical focal length
+                works with an assumed field of view and says so in `notes`.
+            stamp: passed through, seconds.
+
+        Returns:
+            A frame whose arrays are overwritten by the next call.
+
+        Raises:
+            ValueError: the image is not (H, W, 3) uint8, or the camera is of another size.
+        """
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
+            raise ValueError(f'pipeline: image {rgb.shape} {rgb.dtype}, expected (H, W, 3) uint8')
+        size_hw = rgb.shape[0], rgb.shape[1]
+        if camera is not None and camera.size_hw != size_hw:
+            raise ValueError(f'pipeline: camera for {camera.size_hw}, image {size_hw} '
+                             '(height, width)')
+        clock = [time.perf_counter()]
+        rectifier = self._rectifier_for(camera)
+        if rectifier is not None:
+            rgb, camera = rectifier(rgb), rectifier.camera
+        elif camera is not None:
+            camera = camera.rectified()
+        clock.append(time.perf_counter())
+
+        if self._plan is None or self._plan.size_hw != size_hw:
+            self._plan = ResizePlan(self.card.input, size_hw)
+            self._depth = np.empty(size_hw, np.float32)
+        plan, spec = self._plan, self.card.output
+        batch = plan.to_input(rgb)
+        clock.append(time.perf_counter())
+
+        outputs = self.backend.run(batch)
+        clock.append(time.perf_counter())
+
+        raw = as_map(outputs[spec.name])
+        lens, notes = camera, ()
+        if lens is None:
+            hfov = spec.assumed_hfov_deg or DEFAULT_HFOV_DEG
+            lens = Camera.from_fov(size_hw, hfov)
+            if spec.kind == 'canonical_depth':
+                notes = (f'no camera intrinsics: metric scale assumes a horizontal field of '
+                         f'view of {hfov:g} degrees',)
+        coarse = to_depth(raw, spec, plan.network_camera(lens))
+        self.scale.apply(coarse)
+        removed: dict[str, int] = {}
+        blank = self._count_blank(coarse)
+        if blank:
+            removed['network'] = blank * size_hw[0] * size_hw[1] // coarse.size
+        clock.append(time.perf_counter())
+
+        angle = self.filters.flying_pixel_angle_deg
+        if angle > 0:
+            # On the network's own grid: finer ones only interpolate between its pixels.  The
+            # bilinear way back then widens each hole until no pixel mixes two surfaces.
+            flying_pixels(coarse, self._grid_camera(lens, plan, coarse.shape), angle)
+        clock.append(time.perf_counter())
+
+        depth = plan.back(coarse, self._depth)
+        if angle > 0:
+            flying = self._count_blank(depth) - removed.get('network', 0)
+            if flying > 0:
+                removed['flying_pixels'] = flying
+        confidence = None
+        if spec.confidence is not None:
+            confidence = plan.back(as_map(outputs[spec.confidence]))
+        clock.append(time.perf_counter())
+
+        if rectifier is not None and rectifier.valid is not None:
+            outside = ~rectifier.valid
+            removed['outside_image'] = int(np.count_nonzero(outside & np.isfinite(depth)))
+            depth[outside] = np.nan
+        if spec.sky is not None:
+            sky = plan.back(as_map(outputs[spec.sky])) > 0.5
+            removed['sky'] = int(np.count_nonzero(sky & np.isfinite(depth)))
+            depth[sky] = np.inf
+        near_m, far_m = self.filters.range_m(spec.range_m)
+        too_near, too_far = range_clip(depth, near_m, far_m)
+        if too_near:
+            removed['too_near'] = too_near
+        if too_far:
+            removed['too_far'] = too_far
+        valid_share = float(np.count_nonzero(np.isfinite(depth))) / depth.size
+        clock.append(time.perf_counter())
+
+        ms = [1e3 * (after - before) for before, after in zip(clock, clock[1:])]
+        return DepthFrame(
+            depth, rgb, camera, confidence, self.scale, stamp,
+            {'rectify': ms[0], 'preprocess': ms[1], 'network': ms[2],
+             'postprocess': ms[3] + ms[5], 'filter': ms[4] + ms[6]},
+            removed, notes, valid_share)
+
+    def _rectifier_for(self, camera: Camera | None) -> Rectifier | None:
+        if camera is None or self.rectify == 'off' or not camera.is_distorted:
+            return None
+        if self._rectifier is None or self._rectifier.source != camera:
+            self._rectifier = Rectifier(camera)
+        return self._rectifier
+
+    @staticmethod
+    def _count_blank(depth: NDArray[np.float32]) -> int:
+        return depth.size - int(np.count_nonzero(np.isfinite(depth)))
+
+    @staticmethod
+    def _grid_camera(lens: Camera, plan: ResizePlan, map_hw: tuple[int, ...]) -> Camera:
+        """Return the camera of the network's output map, padding included."""
+        v0, u0, _, _ = plan.window
+        share = map_hw[0] / plan.network_hw[0]
+        padded = plan.network_camera(lens).cropped(-u0, -v0, plan.network_hw)
+        return padded if share == 1 else padded.scaled((map_hw[0], map_hw[1]))

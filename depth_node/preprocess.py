@@ -1,0 +1,144 @@
+"""From an RGB image to a network's input, and from its output back to the image's grid."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from depth_node.camera import Camera
+from depth_node.model_card import InputSpec
+
+
+class ResizePlan:
+    """How images of one size enter a network and how its map comes back.
+
+    Made once per image size; a call works in buffers that the next call reuses.
+
+    Attributes:
+        size_hw: the image.
+        network_hw: the network's input.
+        window: (v0, u0, height, width) of the picture inside the network's input; smaller than
+            `network_hw` only with the `pad` policy.
+    """
+
+    def __init__(self, spec: InputSpec, size_hw: tuple[int, int]) -> None:
+        self.spec = spec
+        self.size_hw = size_hw
+        self.network_hw = network_size(spec, size_hw)
+        net_h, net_w = self.network_hw
+        if spec.resize == 'pad':
+            share = min(net_h / size_hw[0], net_w / size_hw[1])
+            height = max(1, round(size_hw[0] * share))
+            width = max(1, round(size_hw[1] * share))
+            self.window = ((net_h - height) // 2, (net_w - width) // 2, height, width)
+        else:
+            self.window = (0, 0, net_h, net_w)
+        v0, u0, height, width = self.window
+        shrinks = height * width < size_hw[0] * size_hw[1]
+        # INTER_AREA averages what a smaller grid cannot hold; INTER_LINEAR alone would alias
+        self._interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        fill = spec.mean if spec.layout == 'float32_nchw' else (127.0, 127.0, 127.0)
+        self._canvas: NDArray[np.uint8] = np.empty((net_h, net_w, 3), np.uint8)
+        self._canvas[:] = np.rint(fill).astype(np.uint8)
+        self._inside: NDArray[np.uint8] = np.empty((height, width, 3), np.uint8)
+        if spec.layout == 'float32_nchw':
+            self._mean = np.asarray(spec.mean, np.float32).reshape(3, 1, 1)
+            self._gain = 1 / np.asarray(spec.std, np.float32).reshape(3, 1, 1)
+            self._batch: NDArray[np.float32] = np.empty((1, 3, net_h, net_w), np.float32)
+
+    def to_input(self, rgb: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return the network's input batch for an (H, W, 3) uint8 RGB image.
+
+        Returns:
+            (1, h, w, 3) uint8 or (1, 3, h, w) float32, as the card's layout says; a buffer that
+            the next call overwrites.
+
+        Raises:
+            ValueError: the image has another size than the plan.
+        """
+        if rgb.shape != (*self.size_hw, 3):
+            raise ValueError(f'preprocess: image {rgb.shape}, expected {(*self.size_hw, 3)}')
+        v0, u0, height, width = self.window
+        if self.size_hw == (height, width):
+            np.copyto(self._inside, rgb)
+        else:
+            cv2.resize(rgb, (width, height), dst=self._inside,
+                       interpolation=self._interpolation)
+        if self.spec.colour == 'bgr':
+            cv2.cvtColor(self._inside, cv2.COLOR_RGB2BGR, dst=self._inside)
+        if (height, width) == self.network_hw:
+            picture = self._inside
+        else:
+            self._canvas[v0:v0 + height, u0:u0 + width] = self._inside
+            picture = self._canvas
+        if self.spec.layout == 'uint8_nhwc':
+            return picture[None]
+        np.copyto(self._batch[0], picture.transpose(2, 0, 1))
+        self._batch[0] -= self._mean
+        self._batch[0] *= self._gain
+        return self._batch
+
+    def network_camera(self, camera: Camera) -> Camera:
+        """Return the rectified camera of the picture as the network sees it (without padding).
+
+        Only its focal lengths mean something for a padded input: the principal point counts
+        from the picture's corner, as the map that `back` crops does.
+        """
+        return camera.scaled(self.window[2:])
+
+    def back(self, network_map: NDArray[np.float32],
+             out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Return an (h, w) map of the network, resampled to the image's grid.
+
+        The map may be coarser than the network's input (a network that predicts at half
+        resolution).  Bilinear; a NaN spreads to the pixels that touch it, never further.
+
+        Raises:
+            ValueError: the map's aspect is not that of the network's input.
+        """
+        net_h, net_w = self.network_hw
+        map_h, map_w = network_map.shape
+        if map_h * net_w != map_w * net_h:
+            raise ValueError(f'postprocess: map {network_map.shape} does not divide the '
+                             f'network input {self.network_hw}')
+        if self.window[2:] != self.network_hw:
+            share = map_h / net_h
+            if share != 1:
+                network_map = cv2.resize(network_map, (net_w, net_h),
+                                         interpolation=cv2.INTER_LINEAR)
+            v0, u0, height, width = self.window
+            network_map = network_map[v0:v0 + height, u0:u0 + width]
+        if out is None:
+            out = np.empty(self.size_hw, np.float32)
+        if network_map.shape == self.size_hw:
+            np.copyto(out, network_map)
+        else:
+            cv2.resize(network_map, self.size_hw[::-1], dst=out,
+                       interpolation=cv2.INTER_LINEAR)
+        return out
+
+
+def network_size(spec: InputSpec, size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the network's input size for an image of `size_hw`.
+
+    A fixed network has one size.  A dynamic one takes the size nearest to the image's aspect
+    ratio (`keep_aspect`) or to its own largest size (`stretch`, `pad`), in steps of
+    `multiple_of`, within its limits and never above the image by more than one step.
+    """
+    if spec.size_hw is not None:
+        return spec.size_hw
+    step, low, high = spec.multiple_of, spec.min_hw, spec.max_hw
+    if step is None or low is None or high is None:
+        raise ValueError('a dynamic input needs multiple_of, min_hw and max_hw')
+    if spec.resize == 'keep_aspect':
+        share = min(1.0, math.sqrt(high[0] * high[1] / (size_hw[0] * size_hw[1])))
+        wanted = size_hw[0] * share, size_hw[1] * share
+    else:
+        wanted = float(high[0]), float(high[1])
+    height, width = (
+        min(max(round(wanted[axis] / step) * step, low[axis]), high[axis]) for axis in (0, 1))
+    return height, width
