@@ -1,0 +1,1 @@
+"""Training of depth networks: torch and lightning live here and in `export`, nowhere else."""

@@ -1,0 +1,114 @@
+"""The bundled network: EfficientNet-Lite0 and a light decoder.
+
+Predicts log canonical depth at half resolution with four values a cell, which a pixel shuffle
+lays out at full resolution (Shi et al. 2016, arXiv:1609.05158): object borders keep the pixel grid of
+the image for almost no time. Canonical depth: Yin et al. 2023 (Metric3D), arXiv:2307.10984,
+section 3.1: metric depth = canonical depth * f / f_canonical.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.encoders.efficientnet_lite import EfficientNetLite0
+
+# Per level from /32 to /2. Cost falls by four a level, so the fine levels are narrow.
+DECODER_CHANNELS = (128, 96, 64, 48, 32)
+START_DEPTH_M = 2.0  # what an untrained head returns: the middle of an indoor scene, in log
+
+
+def _conv_block(c_in: int, c_out: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(c_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+class _Merge(nn.Module):
+    """One level up: the coarser features, upsampled, plus this level's lateral, filtered."""
+
+    def __init__(self, c_coarse: int, c_skip: int, c_out: int) -> None:
+        super().__init__()
+        self.reduce = _conv_block(c_coarse, c_out, 1)  # before upsampling: a quarter of the work
+        self.lateral = _conv_block(c_skip, c_out, 1)  # raw pyramid std is 3 to 8: BN is needed
+        self.mix = _conv_block(c_out, c_out, 3)
+
+    def forward(self, coarse: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        coarse = functional.interpolate(
+            self.reduce(coarse), scale_factor=2.0, mode='bilinear', align_corners=False
+        )
+        return self.mix(coarse + self.lateral(skip))
+
+
+class SmallDepthNet(DepthNetwork):
+    """EfficientNet-Lite0 pyramid, five-level decoder, pixel-shuffle head."""
+
+    def __init__(
+        self,
+        *,
+        size_hw: tuple[int, int] = (192, 256),
+        pretrained: bool = True,
+        canonical_focal_px: float = 256.0,
+        depth_range_m: tuple[float, float] = (0.1, 40.0),
+    ) -> None:
+        """Build the network.
+
+        Args:
+            size_hw: training and export size, both divisible by 32.
+            pretrained: start the encoder from ImageNet weights.
+            canonical_focal_px: focal length at `size_hw` for which the output is metric.
+            depth_range_m: the output is clamped to this.
+
+        Raises:
+            ValueError: a side is not divisible by 32, or the range is empty.
+        """
+        super().__init__()
+        if size_hw[0] % 32 or size_hw[1] % 32:
+            raise ValueError(f'network size {size_hw}: both sides must be divisible by 32')
+        if not 0 < depth_range_m[0] < depth_range_m[1]:
+            raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
+        self.size_hw = (int(size_hw[0]), int(size_hw[1]))
+        self.canonical_focal_px = float(canonical_focal_px)
+        self.depth_range_m = (float(depth_range_m[0]), float(depth_range_m[1]))
+        self.encoder = EfficientNetLite0(pretrained=pretrained)
+        self.mean, self.std = self.encoder.mean, self.encoder.std
+        levels = list(reversed(self.encoder.channels))
+        widths = DECODER_CHANNELS
+        self.neck = nn.Sequential(
+            _conv_block(levels[0], widths[0], 1), _conv_block(widths[0], widths[0], 3)
+        )
+        # What kind of place it is (a table at 0.5 m, a room at 4 m) is a property of the picture.
+        self.context = nn.Sequential(nn.Conv2d(widths[0], widths[0], 1), nn.ReLU(inplace=True))
+        self.merges = nn.ModuleList(
+            _Merge(widths[i], levels[i + 1], widths[i + 1]) for i in range(len(levels) - 1)
+        )
+        self.head = nn.Conv2d(widths[-1], 4, 3, padding=1)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.constant_(self.head.bias, math.log(START_DEPTH_M))
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """See `DepthNetwork.forward`."""
+        pyramid = self.encoder(batch)
+        features = self.neck(pyramid[-1])
+        height, width = features.shape[-2:]
+        features = features + self.context(functional.avg_pool2d(features, (height, width)))
+        for merge, skip in zip(self.merges, reversed(pyramid[:-1]), strict=True):
+            features = merge(features, skip)
+        log_depth = functional.pixel_shuffle(self.head(features), 2)
+        near, far = self.depth_range_m
+        return log_depth.float().clamp(math.log(near), math.log(far)).exp()
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """See `DepthNetwork.parameter_groups`."""
+        encoder = list(self.encoder.parameters())
+        known = {id(p) for p in encoder}
+        return {
+            'encoder': encoder,
+            'decoder': [p for p in self.parameters() if id(p) not in known],
+        }
