@@ -1,0 +1,52 @@
+# Everything that `make` needs and makes stays below this directory. See `make help`.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# Arguments of `depth-node demo`, for example DEMO_ARGS='--seconds 20'.
+DEMO_ARGS ?=
+# Arguments of pytest, for example PYTEST_ARGS='tests/unit -x'.
+PYTEST_ARGS ?=
+# Arguments of pip where PyTorch is installed (make test only). PyPI's build of PyTorch for Linux
+# brings some GB of CUDA; with an index of CPU builds it is 200 MB:
+#   make test TORCH_PIP_ARGS='--extra-index-url <the CPU index that pytorch.org names>'
+TORCH_PIP_ARGS ?=
+# A Python 3.11, where `python3.11` is not on PATH.
+PYTHON ?=
+export TORCH_PIP_ARGS PYTHON
+
+.PHONY: help
+help:  ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: setup
+setup:  ## Set up .venv with ROS 2 and the built package; `source scripts/env.sh` to use it.
+	@scripts/setup.sh run
+
+.PHONY: demo
+demo: setup  ## Set up, then play a clip through the real node; results in demo_output/.
+	@. scripts/env.sh; depth-node demo $(DEMO_ARGS)
+
+.PHONY: setup-test
+setup-test:
+	@scripts/setup.sh test
+
+.PHONY: test
+test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all tests.
+	@. scripts/env.sh; pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: setup-test  ## Run ruff, and mypy on the core.
+	@. scripts/env.sh; ruff check .
+	@. scripts/env.sh; mypy
+
+.PHONY: format
+format: setup-test  ## Format the code.
+	@. scripts/env.sh; ruff check --fix --select I . ; ruff format .
+
+.PHONY: clean
+clean:  ## Remove all that make made: environments, builds, demo output, caches.
+	rm -rf .venv .venv-* .colcon .colcon-* build install log dist *.egg-info demo_output
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

