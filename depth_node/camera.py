@@ -90,7 +90,7 @@ class Camera:
                     f'coefficients, expected {" or ".join(map(str, allowed))}')
 
     @property
-    def K(self) -> NDArray[np.float64]:
+    def K(self) -> NDArray[np.float64]:  # noqa: N802
         """The 3x3 matrix of the raw image, pixels."""
         return _matrix(self.fx, self.fy, self.cx, self.cy)
 
@@ -131,11 +131,15 @@ class Camera:
         turn them into those of the image (CameraInfo.msg; REP 104).
 
         Args:
-            width, height: full resolution that the calibration belongs to; both 0 means the
-                image's own.
-            distortion_model, d: lens model and coefficients.
-            k, r, p: row-major 3x3, 3x3 and 3x4 matrices.
-            binning_x, binning_y: 0 and 1 mean none.
+            width: full resolution that the calibration belongs to; 0 means the image's own.
+            height: likewise.
+            distortion_model: name of the lens model.
+            d: its coefficients.
+            k: row-major 3x3 matrix.
+            r: row-major 3x3 matrix, empty or zero means identity.
+            p: row-major 3x4 matrix, empty or zero means K.
+            binning_x: 0 and 1 mean none.
+            binning_y: likewise.
             roi_xywh: x, y, width, height in full-resolution pixels; zero size means all.
             image_size_hw: size of the image that arrived, checked against the calibration.
 
@@ -161,7 +165,7 @@ class Camera:
         size_hw = roi_h // by, roi_w // bx
         if image_size_hw is not None and size_hw != tuple(image_size_hw):
             cut = f' (after region of interest and binning {bx}x{by})' if (
-                (size_hw != (height, width))) else ''
+                size_hw != (height, width)) else ''
             raise CameraError(
                 'size', f'CameraInfo is for {size_hw[1]}x{size_hw[0]} images{cut}, the image is '
                 f'{image_size_hw[1]}x{image_size_hw[0]}: the driver or the resize node between '
@@ -262,8 +266,10 @@ class Rectifier:
         else:
             map_u, map_v = cv2.initUndistortRectifyMap(
                 source.K, coefficients, rotation, self.camera.K, (width, height), cv2.CV_32FC1)
-        inside = ((map_u >= -0.5) & (map_u <= width - 0.5)
-                  & (map_v >= -0.5) & (map_v <= height - 0.5))
+        # all four neighbours of the source position inside; remap rounds to 1/32 pixel
+        slack = 1 / 64
+        inside = ((map_u >= -slack) & (map_u <= width - 1 + slack)
+                  & (map_v >= -slack) & (map_v <= height - 1 + slack))
         self.valid: NDArray[np.bool_] | None = None if inside.all() else inside
         self._maps = cv2.convertMaps(map_u, map_v, cv2.CV_16SC2)
         self._buffer: NDArray[np.uint8] = np.empty((height, width, 3), np.uint8)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+import itertools
 import time
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from depth_node.camera import Camera, Rectifier
 from depth_node.filters import FilterSettings, flying_pixels, range_clip
 from depth_node.postprocess import as_map, to_depth
 from depth_node.preprocess import ResizePlan
 from depth_node.scale import Scale
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from depth_node.backends import Backend
@@ -132,7 +132,7 @@ class DepthPipeline:
         clock.append(time.perf_counter())
 
         raw = as_map(outputs[spec.name])
-        lens, notes = camera, ()
+        lens, notes = camera, tuple[str, ...]()
         if lens is None:
             hfov = spec.assumed_hfov_deg or DEFAULT_HFOV_DEG
             lens = Camera.from_fov(size_hw, hfov)
@@ -181,7 +181,7 @@ class DepthPipeline:
         valid_share = float(np.count_nonzero(np.isfinite(depth))) / depth.size
         clock.append(time.perf_counter())
 
-        ms = [1e3 * (after - before) for before, after in zip(clock, clock[1:])]
+        ms = [1e3 * (after - before) for before, after in itertools.pairwise(clock)]
         return DepthFrame(
             depth, rgb, camera, confidence, self.scale, stamp,
             {'rectify': ms[0], 'preprocess': ms[1], 'network': ms[2],

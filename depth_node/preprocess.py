@@ -6,11 +6,10 @@ import math
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from depth_node.camera import Camera
 from depth_node.model_card import InputSpec
+import numpy as np
+from numpy.typing import NDArray
 
 
 class ResizePlan:
@@ -37,7 +36,7 @@ class ResizePlan:
             self.window = ((net_h - height) // 2, (net_w - width) // 2, height, width)
         else:
             self.window = (0, 0, net_h, net_w)
-        v0, u0, height, width = self.window
+        _v0, _u0, height, width = self.window
         shrinks = height * width < size_hw[0] * size_hw[1]
         # INTER_AREA averages what a smaller grid cannot hold; INTER_LINEAR alone would alias
         self._interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -108,8 +107,10 @@ class ResizePlan:
         if self.window[2:] != self.network_hw:
             share = map_h / net_h
             if share != 1:
-                network_map = cv2.resize(network_map, (net_w, net_h),
-                                         interpolation=cv2.INTER_LINEAR)
+                full: NDArray[np.float32] = np.empty((net_h, net_w), np.float32)
+                cv2.resize(network_map, (net_w, net_h), dst=full,
+                           interpolation=cv2.INTER_LINEAR)
+                network_map = full
             v0, u0, height, width = self.window
             network_map = network_map[v0:v0 + height, u0:u0 + width]
         if out is None:

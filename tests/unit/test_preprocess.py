@@ -1,0 +1,117 @@
+"""The way into the network and back: sizes, values, geometry."""
+
+from depth_node.camera import Camera
+from depth_node.model_card import InputSpec
+from depth_node.preprocess import ResizePlan, network_size
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+FIXED = InputSpec('image', 'uint8_nhwc', size_hw=(96, 128))
+PADDED = InputSpec('image', 'uint8_nhwc', size_hw=(96, 128), resize='pad')
+DYNAMIC = InputSpec('image', 'uint8_nhwc', multiple_of=32, min_hw=(64, 64), max_hw=(256, 320),
+                    resize='keep_aspect')
+
+
+def ramp(size_hw) -> np.ndarray:
+    """Return a map that is affine in continuous image coordinates, so resizing keeps it."""
+    v, u = np.mgrid[0:size_hw[0], 0:size_hw[1]]
+    return (((u + 0.5) / size_hw[1]) * 2 + ((v + 0.5) / size_hw[0]) * 3 + 1).astype(np.float32)
+
+
+def test_stretch_fills_the_network_with_the_whole_picture():
+    plan = ResizePlan(FIXED, (480, 848))
+    picture = np.repeat((ramp((480, 848)) * 40).astype(np.uint8)[..., None], 3, 2)
+    batch = plan.to_input(picture)
+    assert (batch.shape, batch.dtype) == ((1, 96, 128, 3), np.uint8)
+    np.testing.assert_allclose(batch[0, ..., 1], ramp((96, 128)) * 40, atol=1.5)
+
+
+@pytest.mark.parametrize('spec', [FIXED, PADDED, DYNAMIC])
+@pytest.mark.parametrize('size_hw', [(480, 640), (480, 848), (120, 97), (96, 128)])
+def test_a_map_affine_in_the_picture_comes_back_to_its_pixels(spec, size_hw):
+    plan = ResizePlan(spec, size_hw)
+    v0, u0, height, width = plan.window
+    network_map = np.full(plan.network_hw, np.nan, np.float32)
+    network_map[v0:v0 + height, u0:u0 + width] = ramp((height, width))
+    back = plan.back(network_map)
+    assert back.shape == size_hw
+    edge = max(2, -(-size_hw[0] // height), -(-size_hw[1] // width))
+    inner = (slice(edge, -edge), slice(edge, -edge))  # bilinear repeats the border
+    np.testing.assert_allclose(back[inner], ramp(size_hw)[inner], atol=2e-3)
+
+
+def test_half_resolution_map_comes_back_through_padding():
+    plan = ResizePlan(PADDED, (100, 200))
+    v0, _, height, _ = plan.window
+    assert (v0, height) == (16, 64)
+    fine = np.full((96, 128), 9.0, np.float32)
+    fine[v0:v0 + height] = ramp((height, 128))
+    coarse = fine.reshape(48, 2, 64, 2).mean((1, 3))
+    np.testing.assert_allclose(plan.back(coarse)[8:-8, 8:-8], ramp((100, 200))[8:-8, 8:-8],
+                               atol=0.02)
+
+
+def test_padding_is_grey_and_centred():
+    plan = ResizePlan(PADDED, (100, 200))
+    batch = plan.to_input(np.zeros((100, 200, 3), np.uint8))
+    assert (batch[0, :16] == 127).all()
+    assert (batch[0, 16:80] == 0).all()
+    assert (batch[0, 80:] == 127).all()
+
+
+def test_normalised_layout_matches_the_formula():
+    spec = InputSpec('x', 'float32_nchw', colour='bgr', mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0),
+                     size_hw=(40, 48))
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    batch = ResizePlan(spec, (40, 48)).to_input(rgb)
+    expected = (rgb[..., ::-1] - np.array([1.0, 2.0, 3.0])) / np.array([2.0, 4.0, 8.0])
+    np.testing.assert_allclose(batch[0], expected.transpose(2, 0, 1), rtol=1e-6)
+
+
+def test_shrinking_averages_instead_of_skipping():
+    checker = np.indices((960, 1280)).sum(0) % 2 * 255
+    rgb = np.repeat(checker.astype(np.uint8)[..., None], 3, 2)
+    batch = ResizePlan(FIXED, (960, 1280)).to_input(rgb)
+    assert np.abs(batch.astype(int) - 127).max() <= 2
+
+
+def test_nan_spreads_only_to_touching_pixels():
+    plan = ResizePlan(FIXED, (192, 256))
+    network_map = np.ones((96, 128), np.float32)
+    network_map[50, 60] = np.nan
+    bad = np.argwhere(np.isnan(plan.back(network_map)))
+    assert len(bad)
+    assert (bad.min(0) >= (98, 118)).all()
+    assert (bad.max(0) <= (103, 123)).all()
+
+
+def test_network_camera_follows_the_picture():
+    plan = ResizePlan(PADDED, (100, 200))
+    camera = plan.network_camera(Camera((100, 200), 150.0, 160.0, 99.5, 49.5))
+    assert (camera.fx, camera.fy) == pytest.approx((96.0, 102.4))
+    assert camera.size_hw == (64, 128)
+
+
+@settings(max_examples=60)
+@given(height=st.integers(16, 2000), width=st.integers(16, 2000))
+def test_dynamic_size_is_legal_and_near_the_aspect(height, width):
+    net_h, net_w = network_size(DYNAMIC, (height, width))
+    assert net_h % 32 == 0
+    assert net_w % 32 == 0
+    assert 64 <= net_h <= 256
+    assert 64 <= net_w <= 320
+    if 0.8 < height / width < 1.25 and height > 200:
+        assert abs(net_h / net_w - height / width) < 0.25
+
+
+@pytest.mark.parametrize('shape', [(480, 640), (480, 640, 4), (640, 480, 3)])
+def test_other_images_are_refused(shape):
+    with pytest.raises(ValueError, match='480, 640, 3'):
+        ResizePlan(FIXED, (480, 640)).to_input(np.zeros(shape, np.uint8))
+
+
+def test_map_of_another_aspect_is_refused():
+    with pytest.raises(ValueError, match='96, 128'):
+        ResizePlan(FIXED, (480, 640)).back(np.zeros((96, 96), np.float32))
