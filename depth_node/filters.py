@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
+from depth_node.camera import Camera
 import numpy as np
 from numpy.typing import NDArray
-
-from depth_node.camera import Camera
 
 
 @dataclass(frozen=True)

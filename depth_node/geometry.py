@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cv2
+from depth_node.camera import Camera
 import numpy as np
 from numpy.typing import NDArray
-
-from depth_node.camera import Camera
 
 POINT_STEP = 16  # x, y, z, rgb: four float32; half of PCL's 32 bytes and no gap between fields
 
@@ -77,7 +76,7 @@ class PackedCloud:
 class CloudPacker:
     """Packs depth images of one camera into point clouds, in buffers made once."""
 
-    def __init__(self, camera: Camera, layout: CloudLayout = CloudLayout()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, camera: Camera, layout: CloudLayout = CloudLayout()) -> None:
         if camera.is_distorted:
             raise ValueError('points need a rectified camera, this one has distortion '
                              f'{camera.distortion_model} {camera.D}')

@@ -294,7 +294,7 @@ def statistics_of(raw: NDArray[Any]) -> tuple[float, float, dict[int, float]]:
     ranks = (5, 25, 50, 75, 95)
     found = np.percentile(values, ranks)
     return (float(values.mean()), float(values.std()),
-            {rank: float(value) for rank, value in zip(ranks, found)})
+            {rank: float(value) for rank, value in zip(ranks, found, strict=False)})
 
 
 def check_input(seed: int, size_hw: tuple[int, int]) -> NDArray[np.uint8]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
 from depth_node.camera import Camera
 from depth_node.model_card import OutputSpec
+import numpy as np
+from numpy.typing import NDArray
 
 
 def as_map(raw: NDArray[np.generic]) -> NDArray[np.float32]:
