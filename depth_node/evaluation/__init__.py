@@ -1,0 +1,1 @@
+"""Measures depth against truth: metrics, protocols, readers, reports; no ROS, no torch."""

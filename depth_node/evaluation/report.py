@@ -1,0 +1,474 @@
+"""What was measured: a table, JSON, Markdown, a page of pictures, an entry in the model's card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+import json
+import math
+from pathlib import Path
+import re
+import shlex
+from typing import Any
+
+import cv2
+from depth_node.evaluation.metrics import METRIC_NAMES
+from depth_node.evaluation.protocols import DatasetResult, Example, Protocol
+from depth_node.images import colorize
+from depth_node.model_card import ModelCard
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMNS = (
+    'data set',
+    'frames',
+    'mode',
+    'alignment',
+    'AbsRel',
+    'delta1',
+    'RMS [m]',
+    'plane AbsRel',
+    'ratio',
+    'coverage',
+)
+CARD_METRICS = (
+    'abs_rel',
+    'delta1',
+    'rms',
+    'rms_log',
+    'silog',
+    'boundary_f1',
+    'plane_abs_rel',
+    'ratio_to_plane',
+)
+ERROR_FULL_SCALE = 0.5  # relative error painted as the end of the error scale
+PLANE_NOTE = (
+    'plane: best plane in inverse depth, fitted to the truth of each frame; '
+    'ratio: AbsRel over its AbsRel'
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was measured, and with what.
+
+    Attributes:
+        model: the card's name.
+        file: the ONNX file's name.
+        sha256: its hash.
+        backend: the backend's name.
+        precision: the precision that ran.
+        filters: what the pipeline removed before the comparison, in words.
+        command: as typed.
+        date: ISO date.
+        version: of this package.
+        protocol: the rules.
+        results: one per data set.
+    """
+
+    model: str
+    file: str
+    sha256: str
+    backend: str
+    precision: str
+    filters: str
+    command: str
+    date: str
+    version: str
+    protocol: Protocol
+    results: tuple[DatasetResult, ...]
+
+    def headline(self) -> str:
+        """One line that names the model, its hash, backend and precision."""
+        file = f'{self.file}, sha256 {self.sha256[:12]}'
+        return f'{self.model} {self.precision} ({file}) on {self.backend}'
+
+
+def rows(run: Run) -> list[dict[str, Any]]:
+    """The table's rows: data set x mode x alignment, with all summary values under their keys."""
+    found = []
+    for result in run.results:
+        for mode in run.protocol.modes:
+            for alignment in result.alignments:
+                row: dict[str, Any] = {
+                    'dataset': result.name,
+                    'mode': mode,
+                    'alignment': alignment,
+                }
+                row.update(result.summary(alignment, mode))
+                row['coverage'] = result.coverage if math.isfinite(result.coverage) else None
+                found.append(row)
+    return found
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    def number(key: str, digits: int = 3) -> str:
+        value = row[key]
+        return '-' if value is None else f'{value:.{digits}f}'
+
+    return [
+        row['dataset'],
+        str(row['frames']),
+        row['mode'],
+        row['alignment'],
+        number('abs_rel'),
+        number('delta1'),
+        number('rms'),
+        number('plane_abs_rel'),
+        number('ratio_to_plane', 2),
+        '-' if row['coverage'] is None else f'{100 * row["coverage"]:.1f} %',
+    ]
+
+
+def text_table(run: Run) -> str:
+    """The table for a terminal."""
+    cells = [list(COLUMNS), *(_cells(row) for row in rows(run))]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    left = {0, 2, 3}
+    lines = [
+        '  '.join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    lines.insert(1, '  '.join('-' * width for width in widths))
+    return '\n'.join([run.headline(), *lines, PLANE_NOTE])
+
+
+def to_json(run: Run) -> dict[str, Any]:
+    """Everything measured, per frame too, ready for json.dump (no NaN: null where not defined)."""
+    return {
+        'model': run.model,
+        'file': run.file,
+        'sha256': run.sha256,
+        'backend': run.backend,
+        'precision': run.precision,
+        'filters': run.filters,
+        'command': run.command,
+        'date': run.date,
+        'version': run.version,
+        'protocol': {
+            'alignments': list(run.protocol.alignments),
+            'modes': list(run.protocol.modes),
+            'min_depth_m': run.protocol.min_depth,
+            'max_depth_m': run.protocol.max_depth,
+        },
+        'rows': rows(run),
+        'datasets': [_dataset_json(result, run.protocol) for result in run.results],
+    }
+
+
+def _dataset_json(result: DatasetResult, protocol: Protocol) -> dict[str, Any]:
+    seconds = [frame.seconds for frame in result.frames if math.isfinite(frame.seconds)]
+    return {
+        'name': result.name,
+        'kind': result.kind,
+        'note': result.note,
+        'metric': result.metric,
+        'protocol': protocol.describe(result.metric),
+        'frames_read': len(result.frames),
+        'skipped': [{'name': item.name, 'reason': item.reason} for item in result.skipped],
+        'notes': list(result.notes),
+        'image_sizes_hw': [list(size) for size in result.size_hw],
+        'coverage': _finite(result.coverage),
+        'pipeline_ms_median': _finite(1e3 * float(np.median(seconds))) if seconds else None,
+        'frames': [
+            {
+                'name': frame.name,
+                'known_pixels': frame.known,
+                'coverage': _finite(frame.coverage),
+                'plane_abs_rel': _finite(frame.plane.abs_rel),
+                'aligned': {
+                    name: {
+                        **{
+                            key: _finite(value)
+                            for key, value in score.errors.values().items()
+                            if result.metric or key not in ('rms', 'sq_rel')
+                        },
+                        'boundary_f1': _finite(score.boundary.f1),
+                        'scale': _finite(score.scale),
+                        'shift': _finite(score.shift),
+                    }
+                    for name, score in frame.aligned.items()
+                },
+            }
+            for frame in result.frames
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def markdown(run: Run, sheets: Sequence[str] = ()) -> str:
+    """The report.
+
+    Args:
+        run: what was measured.
+        sheets: file names of the picture pages, relative to the report.
+
+    Returns:
+        Markdown text.
+    """
+    lines = [
+        f'# Evaluation of {run.model}',
+        '',
+        f'- model: {run.headline()}',
+        f'- filters: {run.filters}',
+        f'- package version {run.version}, {run.date}',
+        f'- command: `{run.command}`',
+        '- per-image: mean of the values of the frames; pooled: one value over all pixels',
+        f'- {PLANE_NOTE}',
+        '- alignment none: metric, as the robot gets it; median: times median(truth) / '
+        'median(prediction) per '
+        'frame; affine: scale and shift of inverse depth per frame by least squares',
+        '',
+        '| ' + ' | '.join(COLUMNS) + ' |',
+        '|' + '---|' * len(COLUMNS),
+    ]
+    table = rows(run)
+    lines += ['| ' + ' | '.join(_cells(row)) + ' |' for row in table]
+    lines += ['', '## All metrics', '']
+    names = (*METRIC_NAMES, 'boundary_f1')
+    lines += [
+        '| data set | mode | alignment | ' + ' | '.join(names) + ' |',
+        '|' + '---|' * (len(names) + 3),
+    ]
+    for row in table:
+        values = ['-' if row[name] is None else f'{row[name]:.4f}' for name in names]
+        lines.append(
+            '| ' + ' | '.join([row['dataset'], row['mode'], row['alignment'], *values]) + ' |'
+        )
+    lines += ['', '## Data', '']
+    for result in run.results:
+        lines.append(
+            f'- **{result.name}**: {result.note}; {run.protocol.describe(result.metric)}; '
+            f'{len(result.frames)} frames read, {len(result.skipped)} skipped'
+        )
+        lines += [f'  - {note}' for note in result.notes]
+        lines += [f'  - skipped {item.name}: {item.reason}' for item in result.skipped]
+        for alignment in result.alignments:
+            flipped = sum(frame.aligned[alignment].scale < 0 for frame in result.frames)
+            if flipped:
+                lines.append(
+                    f'  - {alignment}: negative scale (near and far exchanged) on {flipped} frames'
+                )
+    if sheets:
+        lines += ['', '## Worst and best frames', '']
+        lines += [f'![{name}]({name})' for name in sheets]
+    return '\n'.join(lines) + '\n'
+
+
+def contact_sheet(run: Run, result: DatasetResult) -> NDArray[np.uint8]:
+    """Worst and best frames of a data set: picture, truth, prediction, relative error.
+
+    Truth and prediction share one colour range per frame (turbo over inverse depth, 2nd to 98th
+    percentile of the truth); the error scale is fixed, black 0 to yellow 50 %.
+
+    Args:
+        run: for the caption.
+        result: the data set.
+
+    Returns:
+        (H, W, 3) bgr uint8.
+    """
+    tiles = [
+        *((f'worst {i + 1}', example) for i, example in enumerate(result.worst)),
+        *((f'best {i + 1}', example) for i, example in enumerate(result.best)),
+    ]
+    strips = [_strip(label, example, result) for label, example in tiles]
+    width = max((strip.shape[1] for strip in strips), default=0)
+    width = max(width, 4 * 240)
+    caption = [
+        f'{result.name}: {run.headline()}',
+        f'{len(result.frames)} frames, {len(result.skipped)} skipped, coverage '
+        f'{100 * result.coverage:.1f} %; '
+        f'alignment of the pictures: {result.alignments[0]}; filters {run.filters}',
+        f'{run.protocol.describe(result.metric)}',
+    ]
+    for mode in run.protocol.modes:
+        parts = []
+        for alignment in result.alignments:
+            values = result.summary(alignment, mode)
+            cells = [
+                f'{key} {values[name]:.3f}'
+                for key, name in (
+                    ('AbsRel', 'abs_rel'),
+                    ('d1', 'delta1'),
+                    ('ratio', 'ratio_to_plane'),
+                )
+                if values[name] is not None
+            ]
+            parts.append(f'{alignment}: ' + ' '.join(cells))
+        caption.append(f'{mode}  ' + '   '.join(parts))
+    caption.append(
+        'columns: picture, truth, prediction (grey: none), abs(d - d*) / d* from 0 (black) to 50 '
+        '% (yellow)'
+    )
+    page = [_text_block(caption, width), *(_padded(strip, width) for strip in strips)]
+    return np.concatenate(page, axis=0)
+
+
+def _strip(label: str, example: Example, result: DatasetResult) -> NDArray[np.uint8]:
+    true = example.true_depth
+    predicted = example.predicted
+    known = np.isfinite(true) & (true > 0)
+    near, far = (
+        (float(x) for x in np.percentile(true[known], [2, 98])) if known.any() else (0.5, 5.0)
+    )
+    far = max(far, near * 1.2)
+    has = np.isfinite(predicted) & (predicted > 0)
+    truth_bgr = colorize(np.where(known, true, np.nan).astype(np.float32), near, far)
+    predicted_bgr = colorize(np.where(has, predicted, np.nan).astype(np.float32), near, far)
+    predicted_bgr[~has] = 128
+    both = known & has
+    relative = np.zeros(true.shape, np.float32)
+    relative[both] = np.abs(predicted[both] - true[both]) / true[both]
+    level = np.clip(relative / ERROR_FULL_SCALE * 255, 0, 255).astype(np.uint8)
+    error_bgr = np.asarray(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), np.uint8)
+    error_bgr[known & ~has] = 128
+    error_bgr[~known] = 0
+    rgb = np.asarray(cv2.cvtColor(example.rgb, cv2.COLOR_RGB2BGR), np.uint8)
+    pictures = np.concatenate([rgb, truth_bgr, predicted_bgr, error_bgr], axis=1)
+    unit = ' m' if result.metric else ''
+    colours = f'colours {near:.2f} to {far:.2f}{unit}'
+    text = f'{label}: {example.name}  AbsRel {example.abs_rel:.3f}  {colours}'
+    return np.concatenate([_text_block([text], pictures.shape[1]), pictures], axis=0)
+
+
+def _text_block(lines: Sequence[str], width: int) -> NDArray[np.uint8]:
+    """White text on black, wrapped at the width, 16 px a line."""
+    per_line = max(20, (width - 12) // 7)
+    wrapped: list[str] = []
+    for line in lines:
+        current = ''
+        for word in line.split(' '):
+            if current and len(current) + 1 + len(word) > per_line:
+                wrapped.append(current)
+                current = '   ' + word
+            else:
+                current = f'{current} {word}' if current else word
+        wrapped.append(current)
+    block = np.zeros((16 * len(wrapped) + 8, width, 3), np.uint8)
+    for i, line in enumerate(wrapped):
+        cv2.putText(
+            block,
+            line,
+            (6, 16 * (i + 1)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.4,
+            (255, 255, 255),
+            1,
+            cv2.LINE_AA,
+        )
+    return block
+
+
+def _padded(strip: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    if strip.shape[1] >= width:
+        return strip
+    return np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)))
+
+
+def write(run: Run, folder: Path) -> list[Path]:
+    """Write results.json, report.md and one picture page per data set.
+
+    Args:
+        run: what was measured.
+        folder: made when missing.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    sheets = []
+    for result in run.results:
+        if not (result.worst or result.best):
+            continue
+        name = 'examples_' + re.sub(r'[^A-Za-z0-9_.-]+', '_', result.name) + '.png'
+        ok, data = cv2.imencode('.png', contact_sheet(run, result))
+        if not ok:
+            raise OSError(f'{folder / name}: OpenCV could not encode the picture page')
+        (folder / name).write_bytes(data.tobytes())
+        sheets.append(name)
+        written.append(folder / name)
+    for name, text in (
+        ('results.json', json.dumps(to_json(run), indent=1, allow_nan=False) + '\n'),
+        ('report.md', markdown(run, sheets)),
+    ):
+        (folder / name).write_text(text, encoding='utf-8')
+        written.append(folder / name)
+    return written
+
+
+def card_entry(run: Run, result: DatasetResult, mode: str = 'per-image') -> dict[str, Any]:
+    """One data set's card entry: rounded metrics per alignment, and how they were measured."""
+    entry: dict[str, Any] = {
+        'data': result.note,
+        'frames': len(result.frames),
+        'skipped': len(result.skipped),
+        'coverage': _rounded(result.coverage),
+        'mode': mode,
+        'protocol': f'{run.protocol.describe(result.metric)}; filters {run.filters}',
+        'backend': run.backend,
+        'command': run.command,
+        'date': run.date,
+    }
+    for alignment in result.alignments:
+        summary = result.summary(alignment, mode)
+        entry[alignment] = {
+            key: _rounded(value) for key in CARD_METRICS if (value := summary[key]) is not None
+        }
+    return entry
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), 4)
+
+
+def updated_card(card: ModelCard, run: Run) -> ModelCard:
+    """The card with this run under metrics.<precision>.<data set>; other entries stay.
+
+    The per-image mode is recorded where it was measured, else the pooled one.
+
+    Args:
+        card: the measured model's card.
+        run: what was measured.
+
+    Returns:
+        A new card, not yet saved.
+    """
+    mode = 'per-image' if 'per-image' in run.protocol.modes else run.protocol.modes[0]
+    metrics = {
+        key: dict(value) if isinstance(value, dict) else value
+        for key, value in card.metrics.items()
+    }
+    section = metrics.get(run.precision)
+    section = dict(section) if isinstance(section, dict) else {}
+    for result in run.results:
+        section[result.name] = card_entry(run, result, mode)
+    metrics[run.precision] = section
+    return replace(card, metrics=metrics)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command for reports and cards, with absolute paths cut to their last two parts.
+
+    A card is read on other machines, where the folders of this one mean nothing.
+    """
+
+    def shortened(argument: str) -> str:
+        kind, colon, tail = argument.partition(':')
+        prefix, path = (kind + colon, tail) if colon else ('', argument)
+        if not path.startswith('/'):
+            return argument
+        parts = Path(path).parts
+        return prefix + '.../' + '/'.join(parts[-2:]) if len(parts) > 3 else argument
+
+    return shlex.join(['depth-node', 'evaluate', *(shortened(item) for item in arguments)])
