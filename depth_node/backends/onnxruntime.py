@@ -1,0 +1,130 @@
+"""ONNX Runtime on the CPU, and on an NVIDIA GPU where its CUDA provider is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from depth_node.backends import BackendError, output_names
+from depth_node.backends._base import (
+    OnnxBackend,
+    default_threads,
+    require_float32,
+    require_input,
+    require_outputs,
+    same_buffer,
+)
+from depth_node.model_card import ModelCard
+import numpy as np
+from numpy.typing import NDArray
+
+_CUDA = 'CUDAExecutionProvider'
+
+
+def probe(name: str) -> tuple[str | None, str]:
+    """Return ONNX Runtime's version, or None and the reason why it cannot be used."""
+    extra = 'cuda' if name.endswith('-cuda') else 'cpu'
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        return None, f"not installed ({error.name}); pip install 'depth-node[{extra}]'"
+    except ImportError as error:
+        return None, f'cannot be imported: {error}'
+    if name.endswith('-cuda') and _CUDA not in onnxruntime.get_available_providers():
+        return None, (f'onnxruntime {onnxruntime.__version__} is built without CUDA; '
+                      "pip install 'depth-node[cuda]' on a machine with an NVIDIA GPU")
+    return str(onnxruntime.__version__), ''
+
+
+def open_model(
+    name: str, card: ModelCard, model: Path, precision: str, *, cache_dir: Path | None,
+    threads: int | None,
+) -> OnnxRuntimeBackend:
+    """Open a session; ONNX Runtime keeps no cache."""
+    del cache_dir
+    return OnnxRuntimeBackend(name, card, model, precision, threads or default_threads())
+
+
+class OnnxRuntimeBackend(OnnxBackend):
+    """A session whose input and outputs are bound to buffers that stay."""
+
+    def __init__(
+        self, name: str, card: ModelCard, model: Path, precision: str, threads: int
+    ) -> None:
+        import onnxruntime
+
+        on_gpu = name.endswith('-cuda')
+        known = ('fp32',) if on_gpu else ('fp32', 'int8')
+        if precision not in known:
+            raise BackendError(f'precision {precision} is not for {name}; {", ".join(known)} '
+                               f'{"are" if len(known) > 1 else "is"}')
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings speak to the graph's author
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Spinning threads take a whole core between the frames of a 30 Hz camera (measured: 95 %
+        # instead of 31 % CPU) and win nothing there.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        providers = [_CUDA] if on_gpu else ['CPUExecutionProvider']
+        self._session: Any = onnxruntime.InferenceSession(
+            str(model), options, providers=providers)
+        if on_gpu and self._session.get_providers()[0] != _CUDA:
+            raise BackendError('the CUDA provider did not start (driver, cuDNN or CUDA libraries '
+                               'are missing), ONNX Runtime fell back to the CPU')
+        super().__init__(
+            name, card, precision, threads=0 if on_gpu else threads,
+            device='CUDA:0' if on_gpu else 'CPU', version=str(onnxruntime.__version__))
+        require_input(card, {
+            node.name: (_numpy_name(node.type),
+                        [side if isinstance(side, int) else None for side in node.shape])
+            for node in self._session.get_inputs()})
+        self._names = output_names(card)
+        require_outputs(self._names, [node.name for node in self._session.get_outputs()])
+        self._binding: Any = None
+        self._batch: NDArray[Any] | None = None
+        self._shape: tuple[int, ...] = ()
+        self._outputs: dict[str, NDArray[np.float32]] = {}
+
+    def _infer(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        try:
+            if batch.shape != self._shape:
+                return self._first_of_its_shape(batch)
+            if not same_buffer(batch, self._batch):  # the pipeline's buffer is bound once
+                self._bind_input(batch)
+            self._session.run_with_iobinding(self._binding)
+        except BackendError:
+            raise
+        except Exception as error:  # ONNX Runtime's errors have no common base but this
+            raise BackendError(f'onnxruntime: {error}') from error
+        return self._outputs
+
+    def _first_of_its_shape(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """Run unbound to learn the shapes of the outputs, then bind buffers for the next runs."""
+        results = self._session.run(list(self._names), {self.card.input.name: batch})
+        outputs: dict[str, NDArray[np.float32]] = {}
+        for name, values in zip(self._names, results, strict=True):
+            require_float32(name, getattr(values, 'dtype', type(values).__name__))
+            outputs[name] = np.array(values, order='C')
+        self._binding = self._session.io_binding()
+        for name, values in outputs.items():
+            self._binding.bind_output(
+                name, 'cpu', 0, np.float32, values.shape, values.ctypes.data)
+        self._outputs = outputs
+        self._bind_input(batch)
+        self._shape = batch.shape
+        return outputs
+
+    def _bind_input(self, batch: NDArray[Any]) -> None:
+        self._binding.bind_input(
+            self.card.input.name, 'cpu', 0, batch.dtype, batch.shape, batch.ctypes.data)
+        self._batch = batch
+
+    def _release(self) -> None:
+        self._outputs = {}
+        self._binding = self._batch = self._session = None
+
+
+def _numpy_name(kind: str) -> str:
+    """Turn 'tensor(float)' into 'float32'."""
+    inner = kind.removeprefix('tensor(').removesuffix(')')
+    return {'float': 'float32', 'double': 'float64'}.get(inner, inner)
