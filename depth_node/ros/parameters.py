@@ -1,0 +1,469 @@
+"""Every parameter of `mono_depth`: one frozen dataclass per group, and what follows from it.
+
+The declaration with its ranges, `config/mono_depth.yaml` and `docs/parameters.md` are all made
+from the fields below, so they cannot disagree.  This file needs no ROS; `parameter_server.py`
+connects it with a node.  After a change here write both files again with
+
+    python -m depth_node.ros.parameters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from dataclasses import dataclass, field
+import difflib
+import math
+from pathlib import Path
+import sys
+from typing import Any
+
+NODE_NAME = 'mono_depth'
+
+# When a parameter may change.
+LIVE = 'live'  # at any time; used from the next frame on
+CONFIGURE = 'configure'  # in the unconfigured state; used by the next configure transition
+START = 'start'  # only before the node starts; read-only afterwards
+_WHEN_TEXT = {LIVE: 'any time', CONFIGURE: 'while unconfigured', START: 'at start'}
+
+Value = bool | int | float | str | tuple[int, ...]
+
+
+class ParameterError(ValueError):
+    """A parameter value cannot be used; the text says what was found and what is expected."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is known about one parameter."""
+
+    name: str
+    default: Value
+    text: str
+    when: str
+    unit: str = ''
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Return `bool`, `int`, `float`, `str` or `ints`."""
+        if isinstance(self.default, tuple):
+            return 'ints'
+        return type(self.default).__name__
+
+    @property
+    def constraint(self) -> str:
+        """Return the allowed values in words, empty where anything of the type goes."""
+        if self.choices:
+            return 'one of: ' + ', '.join(self.choices)
+        if self.low is not None and self.high is not None:
+            unit = f' {self.unit}' if self.unit else ''
+            return f'{_number(self.low)} to {_number(self.high)}{unit}'
+        return ''
+
+    def coerce(self, value: Any) -> Value:
+        """Return `value` in this parameter's type.
+
+        A whole number is taken for a real one, because YAML authors write `far_m: 10`, and a
+        YAML `off` or `on`, which every YAML 1.1 reader turns into a boolean, for the choice.
+
+        Raises:
+            ParameterError: wrong type, out of range, or not one of the choices.
+        """
+        kind = self.kind
+        if kind == 'bool' and isinstance(value, bool):
+            return value
+        if kind == 'int' and isinstance(value, int) and not isinstance(value, bool):
+            return int(self._in_range(value))
+        if kind == 'float' and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(self._in_range(value))
+        if kind == 'str':
+            if isinstance(value, bool) and self.choices:
+                value = _switch_word(value, self.choices)
+            if isinstance(value, str):
+                if self.choices and value not in self.choices:
+                    raise ParameterError(
+                        f'{self.name}: found {value!r}, expected {self.constraint}')
+                return value
+        if kind == 'ints' and not isinstance(value, (str, bytes, bool)):
+            return self._whole_numbers(value)
+        raise ParameterError(f'{self.name}: found {_describe(value)}, expected '
+                             f'{_KIND_TEXT[kind].format(len_or(self.default))}')
+
+    def _in_range(self, value: float) -> float:
+        if not math.isfinite(value) or (self.low is not None and value < self.low) or (
+                self.high is not None and value > self.high):
+            raise ParameterError(f'{self.name}: found {_number(value)}, '
+                                 f'expected {self.constraint or "a finite number"}')
+        return value
+
+    def _whole_numbers(self, value: Any) -> tuple[int, ...]:
+        assert isinstance(self.default, tuple)
+        try:
+            items = list(value)
+        except TypeError:
+            items = []
+        if len(items) != len(self.default) or not all(
+                isinstance(item, int) and not isinstance(item, bool) for item in items):
+            raise ParameterError(f'{self.name}: found {_describe(value)}, expected '
+                                 f'{_KIND_TEXT["ints"].format(len(self.default))}')
+        return tuple(int(self._in_range(item)) for item in items)
+
+
+_KIND_TEXT = {'bool': 'true or false', 'int': 'a whole number', 'float': 'a number',
+              'str': 'a text', 'ints': '{} whole numbers'}
+
+
+def len_or(value: Any) -> int:
+    """Return the length of a tuple, 1 for anything else."""
+    return len(value) if isinstance(value, tuple) else 1
+
+
+def _switch_word(value: bool, choices: tuple[str, ...]) -> Any:
+    words = ('on', 'yes', 'true', 'auto') if value else ('off', 'no', 'false')
+    return next((word for word in words if word in choices), value)
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return 'nothing'
+    if isinstance(value, (bool, int, float, str)):
+        return f'{value!r} ({type(value).__name__})'
+    try:
+        return f'{list(value)!r}'
+    except TypeError:
+        return f'{type(value).__name__}'
+
+
+def _number(value: float) -> str:
+    return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def _parameter(default: Value, text: str, *, when: str, unit: str = '',
+               low: float | None = None, high: float | None = None,
+               choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={'text': text, 'when': when, 'unit': unit, 'low': low,
+                                            'high': high, 'choices': choices})
+
+
+@dataclass(frozen=True)
+class ModelParameters:
+    """Which network."""
+
+    name: str = _parameter(
+        'small', 'Name of a model card (list them with: depth-node models), or the path of a card '
+        'or of an ONNX file with a card beside it.', when=CONFIGURE)
+
+
+@dataclass(frozen=True)
+class BackendParameters:
+    """What runs the network."""
+
+    name: str = _parameter(
+        'auto', "Runtime: auto takes the first that opens and passes the model's self-check. "
+        'Names: depth-node doctor.', when=CONFIGURE)
+    precision: str = _parameter(
+        'auto', 'Numeric precision of the network; auto takes the fastest that the backend and '
+        'the model card support.', when=CONFIGURE,
+        choices=('auto', 'fp32', 'bf16', 'fp16', 'int8'))
+    threads: int = _parameter(
+        0, 'CPU threads of the network; 0 lets the backend decide.', when=CONFIGURE,
+        low=0, high=256)
+    cache_dir: str = _parameter(
+        '', "Folder of compiled models; empty is the user's cache folder.", when=CONFIGURE)
+
+
+@dataclass(frozen=True)
+class InputParameters:
+    """Images and intrinsics."""
+
+    transport: str = _parameter(
+        'raw', 'raw subscribes to sensor_msgs/Image on `image`, compressed to '
+        'sensor_msgs/CompressedImage on `image`/compressed. A topic whose name ends in '
+        '/compressed is always taken as compressed.', when=CONFIGURE,
+        choices=('raw', 'compressed'))
+    rectify: str = _parameter(
+        'auto', 'auto removes the lens distortion that CameraInfo describes, unless the topic is '
+        'an image_rect* one; off leaves the image as it is.', when=LIVE, choices=('auto', 'off'))
+    camera_info_url: str = _parameter(
+        '', 'Calibration file (camera_calibration YAML; a path or file:// URL) used while no '
+        'usable CameraInfo arrives.', when=CONFIGURE)
+    fov_deg: float = _parameter(
+        0.0, 'Horizontal field of view of an undistorted camera, used while there is neither a '
+        'usable CameraInfo nor a calibration file; 0 is unknown. Depth and points are then only '
+        'as right as this number.', when=LIVE, unit='deg', low=0.0, high=170.0)
+    camera_info_wait_s: float = _parameter(
+        1.0, 'After activation, frames wait this long for the first CameraInfo before depth is '
+        'published without one. Without waiting, a metric scale could jump when it arrives.',
+        when=LIVE, unit='s', low=0.0, high=60.0)
+    timeout_s: float = _parameter(
+        5.0, 'After this time without an image the node says so, with the image topics that '
+        'exist.', when=LIVE, unit='s', low=0.5, high=3600.0)
+
+
+@dataclass(frozen=True)
+class DepthParameters:
+    """The depth images."""
+
+    publish: bool = _parameter(True, 'Publish ~/depth/image and ~/depth/camera_info.', when=LIVE)
+    encoding: str = _parameter(
+        '32FC1', '32FC1: metres, NaN unknown, -Inf too close, +Inf out of range. 16UC1: '
+        'millimetres, 0 for all three.', when=LIVE, choices=('32FC1', '16UC1'))
+    color_near_m: float = _parameter(
+        0.3, 'Depth of the first colour of ~/depth/color.', when=LIVE, unit='m',
+        low=0.01, high=1000.0)
+    color_far_m: float = _parameter(
+        8.0, 'Depth of the last colour of ~/depth/color.', when=LIVE, unit='m',
+        low=0.01, high=1000.0)
+
+
+@dataclass(frozen=True)
+class CloudParameters:
+    """The point cloud."""
+
+    publish: bool = _parameter(
+        True, 'Publish ~/points. With false, depth_image_proc can make the cloud from '
+        '~/depth/image in C++.', when=LIVE)
+    rgb: bool = _parameter(
+        True, "Fill the field rgb with the image's colour; without it the points are x, y, z "
+        'and padding.', when=LIVE)
+    stride: int = _parameter(
+        1, 'Take every n-th pixel of every n-th row.', when=LIVE, unit='px', low=1, high=64)
+    organised: bool = _parameter(
+        True, 'true: one point for every pixel taken, NaN where depth is unknown. false: a list '
+        'of the valid points only.', when=LIVE)
+    roi: tuple[int, ...] = _parameter(
+        (0, 0, 0, 0), 'Part of the image that becomes points: x, y, width, height; width or '
+        'height 0 means up to the border.', when=LIVE, unit='px', low=0, high=65535)
+
+
+@dataclass(frozen=True)
+class FilterParameters:
+    """Which depths count as known."""
+
+    near_m: float = _parameter(
+        0.0, 'Depths below become -Inf (too close, REP 117; NaN in the cloud); 0 takes the lower '
+        "end of the model card's range.", when=LIVE, unit='m', low=0.0, high=1000.0)
+    far_m: float = _parameter(
+        0.0, 'Depths above become +Inf (out of range, REP 117; NaN in the cloud); 0 takes the '
+        "upper end of the model card's range.", when=LIVE, unit='m', low=0.0, high=1000.0)
+    flying_pixel_angle_deg: float = _parameter(
+        4.0, 'Pixels on a surface seen at a smaller angle than this become unknown (NaN): most '
+        'hang in the air between two objects. A floor is kept up to camera height / tan(angle). '
+        '0 is off.', when=LIVE, unit='deg', low=0.0, high=44.0)
+
+
+@dataclass(frozen=True)
+class ScaleParameters:
+    """From the network's depth to metres."""
+
+    source: str = _parameter(
+        'model', "model takes the network's metres as they are; fixed applies scale and shift.",
+        when=LIVE, choices=('model', 'fixed'))
+    scale: float = _parameter(
+        1.0, 'With source fixed: depth = scale * depth + shift.', when=LIVE,
+        low=0.001, high=1000.0)
+    shift: float = _parameter(
+        0.0, 'With source fixed: metres added after scale.', when=LIVE, unit='m',
+        low=-100.0, high=100.0)
+
+
+@dataclass(frozen=True)
+class DiagnosticsParameters:
+    """What the node says about itself."""
+
+    period_s: float = _parameter(
+        1.0, 'Time between two messages on /diagnostics.', when=START, unit='s',
+        low=0.1, high=60.0)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All parameters of the node at one moment."""
+
+    autostart: bool = _parameter(
+        True, 'Configure and activate when the process starts; false leaves both to a lifecycle '
+        'manager.', when=START)
+    model: ModelParameters = ModelParameters()
+    backend: BackendParameters = BackendParameters()
+    input: InputParameters = InputParameters()
+    depth: DepthParameters = DepthParameters()
+    cloud: CloudParameters = CloudParameters()
+    filter: FilterParameters = FilterParameters()
+    scale: ScaleParameters = ScaleParameters()
+    diagnostics: DiagnosticsParameters = DiagnosticsParameters()
+
+    def changed(self, changes: Mapping[str, Any]) -> Parameters:
+        """Return a copy with parameters replaced by their full names.
+
+        Raises:
+            ParameterError: unknown name, unusable value, or values that contradict each other.
+        """
+        known = specs()
+        tree: dict[str, Any] = {}
+        for name, value in changes.items():
+            if name not in known:
+                raise ParameterError(unknown_name(name))
+            usable = known[name].coerce(value)
+            group, _, leaf = name.rpartition('.')
+            if group:
+                tree[group] = dataclasses.replace(tree.get(group, getattr(self, group)),
+                                                  **{leaf: usable})
+            else:
+                tree[leaf] = usable
+        result = dataclasses.replace(self, **tree)
+        result._check_together()
+        return result
+
+    def value(self, name: str) -> Value:
+        """Return one parameter by its full name, such as `cloud.stride`."""
+        group, _, leaf = name.rpartition('.')
+        found: Value = getattr(getattr(self, group) if group else self, leaf)
+        return found
+
+    def _check_together(self) -> None:
+        near, far = self.filter.near_m, self.filter.far_m
+        if near > 0 and far > 0 and near >= far:
+            raise ParameterError(f'filter.near_m {near:g} m is not below filter.far_m {far:g} m; '
+                                 'set both in one call')
+        near, far = self.depth.color_near_m, self.depth.color_far_m
+        if near >= far:
+            raise ParameterError(f'depth.color_near_m {near:g} m is not below depth.color_far_m '
+                                 f'{far:g} m; set both in one call')
+
+
+def specs() -> dict[str, Spec]:
+    """Return every parameter by its full name, in the order of declaration."""
+    return dict(_SPECS)
+
+
+def unknown_name(name: str) -> str:
+    """Return what to say about a parameter that does not exist."""
+    near = difflib.get_close_matches(name, list(_SPECS), n=1, cutoff=0.6)
+    return f'there is no parameter {name!r}' + (f'; did you mean {near[0]!r}?' if near else '')
+
+
+def _collect() -> dict[str, Spec]:
+    found: dict[str, Spec] = {}
+
+    def walk(owner: Any, prefix: str) -> None:
+        for item in dataclasses.fields(owner):
+            value = getattr(owner, item.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f'{prefix}{item.name}.')
+            else:
+                name = f'{prefix}{item.name}'
+                found[name] = Spec(name=name, default=value, **item.metadata)
+
+    walk(Parameters(), '')
+    return found
+
+
+_SPECS = _collect()
+
+
+# --- the files made from the table
+
+
+def _yaml_value(value: Value) -> str:
+    if isinstance(value, bool):
+        return 'true' if value else 'false'
+    if isinstance(value, tuple):
+        return '[' + ', '.join(str(item) for item in value) + ']'
+    if isinstance(value, str):
+        # quoted, because a bare off, on, yes or no is a boolean in YAML 1.1
+        return f"'{value}'"
+    return repr(value)
+
+
+def _wrapped(text: str, indent: str, width: int = 99) -> list[str]:
+    lines, line = [], indent + '#'
+    for word in text.split():
+        if len(line) + 1 + len(word) > width:
+            lines.append(line)
+            line = indent + '#'
+        line += ' ' + word
+    return [*lines, line]
+
+
+def config_yaml() -> str:
+    """Return `config/mono_depth.yaml`: every parameter, commented, at its default."""
+    lines = [
+        f'# Every parameter of {NODE_NAME} at its default value.',
+        '# Made from depth_node/ros/parameters.py by: python -m depth_node.ros.parameters',
+        '# Use a copy: ros2 launch depth_node mono_depth.launch.py params_file:=my.yaml',
+        '/**:',
+        '  ros__parameters:',
+    ]
+    group = ''
+    for spec in _SPECS.values():
+        head, _, leaf = spec.name.rpartition('.')
+        if head != group:
+            lines += ['', f'    {head}:']
+            group = head
+        indent = '      ' if head else '    '
+        facts = '; '.join(part for part in (
+            spec.constraint, f'changes {_WHEN_TEXT[spec.when]}') if part)
+        lines += _wrapped(f'{spec.text} [{facts}]', indent)
+        lines.append(f'{indent}{leaf}: {_yaml_value(spec.default)}')
+    return '\n'.join(lines) + '\n'
+
+
+def docs_markdown() -> str:
+    """Return `docs/parameters.md`."""
+    lines = [
+        f'# Parameters of `{NODE_NAME}`',
+        '',
+        'Made from `depth_node/ros/parameters.py` by `python -m depth_node.ros.parameters`.',
+        '',
+        '"Changes": *any time* is used from the next frame on; *while unconfigured* is refused in '
+        'the states inactive and active (`ros2 lifecycle set /mono_depth cleanup` first) and used '
+        'by the next configure; *at start* is read-only. A value that does not fit is refused '
+        'with the reason. Whole numbers are accepted where a real number is expected.',
+        '',
+        'The QoS of every topic can be overridden at start by '
+        '`qos_overrides.<topic>.<subscription|publisher>.<history|depth|reliability|durability>`, '
+        'where `<topic>` is the full name after remapping.',
+        '',
+    ]
+    group = None
+    for spec in _SPECS.values():
+        head = spec.name.rpartition('.')[0]
+        if head != group:
+            if group is not None:
+                lines.append('')
+            lines += [f'## {head or "top level"}', '',
+                      '| Parameter | Type | Default | Allowed | Changes | Meaning |',
+                      '|---|---|---|---|---|---|']
+            group = head
+        kind = {'float': 'double', 'str': 'string', 'ints': 'integer array',
+                'int': 'integer'}.get(spec.kind, spec.kind)
+        lines.append(f'| `{spec.name}` | {kind} | `{_yaml_value(spec.default)}` | '
+                     f'{spec.constraint or "-"} | {_WHEN_TEXT[spec.when]} | '
+                     f'{spec.text.replace("|", "/")} |')
+    return '\n'.join(lines) + '\n'
+
+
+def generated_files(root: Path) -> dict[Path, str]:
+    """Return the files made from the table, by path below the repository root."""
+    return {root / 'config' / f'{NODE_NAME}.yaml': config_yaml(),
+            root / 'docs' / 'parameters.md': docs_markdown()}
+
+
+def main() -> int:
+    """Write the generated files into the checkout that this file belongs to."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / 'package.xml').is_file():
+        print(f'{root}: no package.xml here; run this in a checkout, not in an installation',
+              file=sys.stderr)
+        return 1
+    for path, text in generated_files(root).items():
+        path.write_text(text, encoding='utf-8')
+        print(path.relative_to(root))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""QoS of the topics, what does not match, and whether large messages can get through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+import os
+from pathlib import Path
+import re
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import (
+    QoSCompatibility,
+    QoSDurabilityPolicy,
+    QoSHistoryPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    QoSReliabilityPolicy,
+    qos_check_compatible,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+__all__ = [
+    'PublisherEventCallbacks', 'SubscriptionEventCallbacks', 'describe', 'image_topics',
+    'input_qos', 'large_message_note', 'mismatches', 'output_qos', 'overrides', 'profile_file']
+
+# Environment names of the profile file, Fast DDS 3 (Kilted) and 2 (Humble, Jazzy).
+PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
+
+
+def input_qos() -> QoSProfile:
+    """Return sensor data QoS, newest message only: matches every volatile or latched camera."""
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1,
+                      reliability=QoSReliabilityPolicy.BEST_EFFORT,
+                      durability=QoSDurabilityPolicy.VOLATILE)
+
+
+def output_qos() -> QoSProfile:
+    """Return reliable, newest message only: matches reliable and best-effort subscribers."""
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1,
+                      reliability=QoSReliabilityPolicy.RELIABLE,
+                      durability=QoSDurabilityPolicy.VOLATILE)
+
+
+def overrides() -> QoSOverridingOptions:
+    """Return which policies a user may override by `qos_overrides.<topic>...` parameters."""
+    return QoSOverridingOptions(policy_kinds=(
+        QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY,
+        QoSPolicyKind.DURABILITY))
+
+
+def describe(profile: QoSProfile) -> str:
+    """Return the two policies on which matching depends, in words."""
+    return (f'{profile.reliability.name.lower().replace("_", " ")}, '
+            f'{profile.durability.name.lower().replace("_", " ")}')
+
+
+def policy_name(kind: Any) -> str:
+    """Return the name of the policy that an incompatible-QoS event blames."""
+    try:
+        return str(QoSPolicyKind(kind).name.lower().replace('_', ' '))
+    except ValueError:
+        return str(kind)
+
+
+def mismatches(node: Node, subscribed: Mapping[str, QoSProfile],
+               published: Mapping[str, QoSProfile]) -> list[str]:
+    """Return one sentence per endpoint elsewhere that can never talk to this node.
+
+    Args:
+        node: asks the ROS graph.
+        subscribed: full topic name -> QoS of this node's subscription.
+        published: full topic name -> QoS of this node's publisher.
+    """
+    found = []
+    for topic, mine in subscribed.items():
+        for other in node.get_publishers_info_by_topic(topic):
+            verdict, reason = qos_check_compatible(other.qos_profile, mine)
+            if verdict == QoSCompatibility.ERROR:
+                found.append(
+                    f'{topic}: publisher {_node_name(other)} offers '
+                    f'{describe(other.qos_profile)}, this node asks for {describe(mine)} '
+                    f'({_first_line(reason)}); nothing arrives from it; set '
+                    f'qos_overrides.{topic}.subscription.* or change the publisher')
+    for topic, mine in published.items():
+        for other in node.get_subscriptions_info_by_topic(topic):
+            verdict, reason = qos_check_compatible(mine, other.qos_profile)
+            if verdict == QoSCompatibility.ERROR:
+                found.append(
+                    f'{topic}: subscriber {_node_name(other)} asks for '
+                    f'{describe(other.qos_profile)}, this node offers {describe(mine)} '
+                    f'({_first_line(reason)}); it receives nothing; change the subscriber or set '
+                    f'qos_overrides.{topic}.publisher.*')
+    return found
+
+
+def _node_name(endpoint: Any) -> str:
+    space = endpoint.node_namespace.rstrip('/')
+    return f'{space}/{endpoint.node_name}' if endpoint.node_name else 'of another DDS program'
+
+
+def _first_line(reason: str) -> str:
+    text = str(reason).strip().splitlines()
+    return re.sub(r'^ERROR:\s*', '', text[0]).rstrip(';. ') if text else 'incompatible'
+
+
+def image_topics(node: Node, without: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Return (topic, transport, QoS in words) of every image topic that has a publisher.
+
+    Args:
+        node: asks the ROS graph.
+        without: topic names to leave out, such as the node's own outputs.
+    """
+    left_out = set(without)
+    found = []
+    for topic, types in sorted(node.get_topic_names_and_types()):
+        transport = next((IMAGE_TYPES[name] for name in types if name in IMAGE_TYPES), None)
+        if transport is None or topic in left_out:
+            continue
+        publishers = node.get_publishers_info_by_topic(topic)
+        if publishers:
+            words = ' / '.join(dict.fromkeys(describe(item.qos_profile) for item in publishers))
+            found.append((topic, transport, words))
+    return found
+
+
+def profile_file() -> str | None:
+    """Return the Fast DDS profile file that the environment names, if any."""
+    for name in PROFILE_VARIABLES:
+        if os.environ.get(name):
+            return os.environ[name]
+    return None
+
+
+def large_message_note(rmw: str) -> str:
+    """Return what stands in the way of large messages with this middleware; '' if nothing does.
+
+    Fast DDS by default cuts shared memory to 512 kB and the UDP buffer to what the kernel gives:
+    a best-effort image of 640x480 is larger than both and is lost nearly always.
+    """
+    if 'fastrtps' not in rmw:
+        return ''
+    path = profile_file()
+    if path is None:
+        return ('no Fast DDS profile is set: best-effort images above 512 kB get lost; set '
+                f'{PROFILE_VARIABLES[0]} to config/fastdds_large_messages.xml of this package in '
+                "the camera's process and in this one (the launch file sets it for this one)")
+    if not Path(path).is_file():
+        return f'the Fast DDS profile {path} does not exist, so the default buffers are in use'
+    return ''
