@@ -370,8 +370,8 @@ def test_wheel_with_messages_runs(pip_source, build_environment, tmp_path):
          '--prefix', str(prefix), str(wheel)],
         cwd=tmp_path, env=env,
     )  # fmt: skip
-    [package] = prefix.glob('**/depth_node/msg')
-    site_packages = str(package.parents[1])
+    [package] = prefix.glob('**/depth_node/msg/__init__.py')
+    site_packages = str(package.parents[2])
     env['PYTHONPATH'] = os.pathsep.join(filter(None, [site_packages, env['PYTHONPATH']]))
     env['LD_LIBRARY_PATH'] = os.pathsep.join([f'{prefix}/lib', env['LD_LIBRARY_PATH']])
     where = run([sys.executable, '-c', ROUND_TRIP], cwd=tmp_path, env=env).strip()
