@@ -1,0 +1,46 @@
+"""Reading checkpoints without running code from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import pickle
+from typing import Any
+
+import torch
+
+from depth_node.training.networks import DepthNetwork, build_network
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the text names the file."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of `depth-node train`.
+
+    Raises:
+        CheckpointError: missing, not a checkpoint, or one of another program.
+    """
+    if not path.is_file():
+        raise CheckpointError(f'{path}: no such checkpoint; a run writes best.ckpt and last.ckpt')
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise CheckpointError(f'{path}: not a readable checkpoint ({error})') from error
+    try:
+        checkpoint['hyper_parameters']['config']['network']['name']
+        checkpoint['ema']
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f'{path}: no configuration or averaged weights in it ({error!r}); '
+            'expected a file that `depth-node train` wrote'
+        ) from error
+    return dict(checkpoint)
+
+
+def network_of(checkpoint: dict[str, Any]) -> DepthNetwork:
+    """Build the network of a checkpoint with its averaged weights, in evaluation mode."""
+    settings = checkpoint['hyper_parameters']['config']['network']
+    network = build_network(settings['name'], **{**settings['options'], 'pretrained': False})
+    network.load_state_dict(checkpoint['ema'])
+    return network.eval()

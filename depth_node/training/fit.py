@@ -1,0 +1,330 @@
+"""One training run: data, task, trainer, logs, checkpoints and the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+import json
+import os
+from pathlib import Path
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from typing import Any
+import warnings
+
+import cv2
+import lightning
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks.progress import TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch.utils.data import DataLoader
+
+from depth_node.training.augment import Augmenter
+from depth_node.training.checkpoints import network_of, read_checkpoint
+from depth_node.training.config import TrainConfig
+from depth_node.training.datasets import RenderedFrames, SeededSampler, fingerprint
+from depth_node.training.tasks import DepthTask
+
+BEST, LAST = 'best.ckpt', 'last.ckpt'
+
+
+class RunError(RuntimeError):
+    """A run cannot start; the text says what to do."""
+
+
+def train(
+    config: TrainConfig,
+    *,
+    max_time_s: float | None = None,
+    resume: bool = False,
+    init: Path | None = None,
+    command: list[str] | None = None,
+    progress_bar: bool = True,
+) -> dict[str, Any]:
+    """Train until the steps or the time are over, or until interrupted.
+
+    Args:
+        config: everything about the run.
+        max_time_s: the schedule ends here if the steps take longer.
+        resume: go on from the run folder's last checkpoint: weights, optimiser, step count.
+        init: start from this checkpoint's averaged weights, with a fresh schedule.
+        command: the command line, for the manifest.
+        progress_bar: show progress on the terminal.
+
+    Returns:
+        The final manifest.
+
+    Raises:
+        RunError: nothing to resume, or the folder holds another run.
+        CollapseError: the network does not learn.
+    """
+    run = config.run
+    folder = Path(run.folder)
+    last = folder / LAST
+    if resume and not last.is_file():
+        raise RunError(f'{last}: no checkpoint to resume; start without --resume')
+    if not resume and last.is_file():
+        raise RunError(
+            f'{folder}: holds a run already; go on with --resume, choose another folder with '
+            '--out, or delete it'
+        )
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    lightning.seed_everything(run.seed, verbose=False)
+    train_loader, val_loader = make_loaders(config)
+    task = DepthTask(config.to_dict(), init=not (resume or init))
+    task.time_limit_s = max_time_s
+    if init is not None and not resume:
+        start = network_of(read_checkpoint(init)).state_dict()
+        task.network.load_state_dict(start)
+        task.ema.network.load_state_dict(start)
+        task.warm_start = True
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = _manifest(config, command, resume=resume, init=init, max_time_s=max_time_s)
+    _write_json(folder / 'manifest.json', manifest)
+    callbacks: list[Callback] = [
+        ModelCheckpoint(folder, filename='best', monitor='val/abs_rel', mode='min', save_top_k=1,
+                        enable_version_counter=False, auto_insert_metric_name=False),
+        _SaveLast(last),
+        _Panels(folder / 'panels'),
+    ]
+    if progress_bar:
+        callbacks.append(TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100))
+    loggers: list[Logger] = [
+        CSVLogger(folder, name='', version='csv'),
+        TensorBoardLogger(folder, name='', version='tensorboard'),
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module='lightning')
+        trainer = lightning.Trainer(
+            accelerator='auto',
+            devices=1,
+            max_steps=run.max_steps,
+            max_epochs=-1,
+            val_check_interval=run.val_every_steps,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            gradient_clip_val=config.optim.clip,
+            logger=loggers,
+            callbacks=callbacks,
+            log_every_n_steps=min(20, run.val_every_steps),
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        with _interruptible(trainer) as interrupted:
+            trainer.fit(task, train_loader, val_loader,
+                        ckpt_path=str(last) if resume else None, weights_only=True)
+            steps = trainer.global_step
+            trainer.save_checkpoint(last)
+        if not interrupted:
+            # The end of the schedule is usually the best point, and rarely a validation step.
+            scores = trainer.validate(task, val_loader, verbose=False)[0]
+            manifest['final'] = {k: round(float(v), 5) for k, v in scores.items()}
+            best = callbacks[0].best_model_score
+            if best is None or scores['val/abs_rel'] < float(best):
+                shutil.copyfile(last, folder / BEST)
+    manifest.update(
+        finished=_now(),
+        steps=steps,
+        pictures_seen=steps * config.data.batch_size,
+        train_s=round(task.elapsed_s, 1),
+        interrupted=bool(interrupted),
+    )
+    _write_json(folder / 'manifest.json', manifest)
+    return manifest
+
+
+def make_loaders(config: TrainConfig) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Make the training and validation loaders.
+
+    Raises:
+        DatasetError: the data folder is not usable.
+    """
+    data = config.data
+    size_hw = _size_hw(config)
+    root = Path(data.root)
+    train_set = RenderedFrames(root, 'train', size_hw, augmenter=Augmenter(config.augment))
+    val_set = RenderedFrames(root, 'val', size_hw, limit=data.val_frames)
+    if len(train_set) < data.batch_size:
+        raise RunError(f'{root}/train: {len(train_set)} frames are fewer than one batch of '
+                       f'{data.batch_size}; render more, or lower data.batch_size')
+    train_loader: DataLoader[Any] = DataLoader(
+        train_set,
+        batch_size=data.batch_size,
+        sampler=SeededSampler(len(train_set), config.run.seed),
+        num_workers=data.workers,
+        drop_last=True,
+        persistent_workers=data.workers > 0,
+        prefetch_factor=4 if data.workers else None,
+        worker_init_fn=_one_thread,
+    )
+    val_loader: DataLoader[Any] = DataLoader(val_set, batch_size=8, num_workers=0)
+    return train_loader, val_loader
+
+
+def _size_hw(config: TrainConfig) -> tuple[int, int]:
+    height, width = config.network.options.get('size_hw', (192, 256))
+    return int(height), int(width)
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    # Ctrl-C goes to the whole process group: the run stops its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _interruptible(trainer: lightning.Trainer) -> Iterator[list[int]]:
+    """Turn the first SIGINT or SIGTERM into a clean stop; a second SIGINT kills as usual."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        caught.append(number)
+        trainer.should_stop = True
+        print('\nstopping after this step, saving a checkpoint (again to kill)', file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, stop)
+    except ValueError:  # not the main thread: nobody can press Ctrl-C here
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _SaveLast(Callback):
+    """Write last.ckpt after every validation, atomically: a kill never leaves half a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        if trainer.state.fn != 'fit':
+            return
+        partial = self._path.with_suffix('.partial')
+        trainer.save_checkpoint(partial)
+        os.replace(partial, self._path)
+
+
+class _Panels(Callback):
+    """Write a picture of inputs, truth and prediction after every validation."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        if not isinstance(pl_module, DepthTask) or not pl_module.panel:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        sheet = panel_sheet(pl_module.panel)
+        cv2.imwrite(str(self._folder / f'{trainer.global_step:06d}.jpg'), sheet)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(
+                    'val/panel', sheet[..., ::-1].copy(), trainer.global_step, dataformats='HWC'
+                )
+
+
+def panel_sheet(
+    items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+) -> NDArray[np.uint8]:
+    """Lay out (rgb, true depth, predicted depth) rows; colours span the truth's range.
+
+    Args:
+        items: rgb (3, H, W) uint8; depths (1, H, W) metres, 0 = unknown.
+
+    Returns:
+        A BGR picture.
+    """
+    rows = []
+    for rgb, true, pred in items:
+        truth, guess = true[0].float().cpu().numpy(), pred[0].float().cpu().numpy()
+        known = truth > 0
+        near, far = np.percentile(truth[known], [1, 99]) if known.any() else (0.5, 5.0)
+        row = [cv2.cvtColor(rgb.permute(1, 2, 0).cpu().numpy(), cv2.COLOR_RGB2BGR)]
+        for depth, shown in ((truth, known), (guess, guess > 0)):
+            share = (1 / np.maximum(depth, 1e-3) - 1 / far) / max(1 / near - 1 / far, 1e-6)
+            colour = cv2.applyColorMap((share.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+            colour[~shown] = 0
+            row.append(colour)
+        rows.append(np.hstack(row))
+    return np.vstack(rows)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec='seconds')
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    partial = path.with_suffix('.partial')
+    partial.write_text(json.dumps(value, indent=1, default=str) + '\n')
+    os.replace(partial, path)
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(['git', '-C', str(folder), *arguments], capture_output=True,
+                              text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _manifest(
+    config: TrainConfig,
+    command: list[str] | None,
+    *,
+    resume: bool,
+    init: Path | None,
+    max_time_s: float | None,
+) -> dict[str, Any]:
+    root = Path(config.data.root)
+    folder = Path(config.run.folder)
+    meta: dict[str, Any] = {}
+    if (root / 'meta.json').is_file():
+        meta = json.loads((root / 'meta.json').read_text())
+        meta.pop('attribution', None)
+    start: dict[str, Any] = {'kind': 'resume' if resume else 'ImageNet encoder, new decoder'}
+    for kind, path in (('resume', folder), ('init', init.parent if init else None)):
+        before = path / 'manifest.json' if path else None
+        if before and before.is_file() and (resume if kind == 'resume' else init):
+            start = {'kind': kind, 'run': json.loads(before.read_text())}
+    versions = {}
+    for name in ('torch', 'lightning', 'numpy', 'opencv-python-headless'):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = 'not from a package'
+    return {
+        'started': _now(),
+        'command': command,
+        'commit': _git('rev-parse', 'HEAD'),
+        'uncommitted_changes': bool(_git('status', '--porcelain', '--', '.')),
+        'config': config.to_dict(),
+        'max_time_s': max_time_s,
+        'data': {**fingerprint(root), 'meta': meta},
+        'start': start,
+        'environment': {'python': platform.python_version(), 'machine': platform.machine(),
+                        'cpus': os.cpu_count(), 'threads': torch.get_num_threads(), **versions},
+    }
