@@ -99,11 +99,18 @@ command -v c++ > /dev/null || command -v g++ > /dev/null || fail \
   'Debian, Ubuntu: sudo apt install g++'
 
 constraints=$(cat scripts/constraints.txt)
+cmake_is_recent() {
+  local version major minor
+  version=$(cmake --version 2> /dev/null | sed -n '1s/[^0-9]*\([0-9]*\)\.\([0-9]*\).*/\1 \2/p')
+  read -r major minor <<< "${version:-0 0}"
+  [ "$major" -gt 3 ] || { [ "$major" -eq 3 ] && [ "$minor" -ge 20 ]; }
+}
 install_tools() {
   local tools=('setuptools<80' wheel)
-  if ! command -v cmake > /dev/null; then tools+=('cmake>=3.20,<4'); fi
+  if ! cmake_is_recent; then tools+=('cmake>=3.20,<4'); fi
   if ! command -v make > /dev/null; then tools+=(ninja); fi
-  if ! command -v colcon > /dev/null; then tools+=(colcon-common-extensions); fi
+  # A colcon installed elsewhere would run by another Python.
+  if ! "$python" -c 'import colcon_ros' > /dev/null 2>&1; then tools+=(colcon-common-extensions); fi
   pip_install "${tools[@]}"
 }
 step tools "$constraints" 'build tools' install_tools
