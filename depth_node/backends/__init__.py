@@ -28,9 +28,11 @@ __all__ = [
     'BackendError',
     'CheckResult',
     'Refusal',
+    'Tensors',
     'availability',
     'open_backend',
     'self_check',
+    'signature',
 ]
 
 AUTO_ORDER: Final = ('onnxruntime-cuda', 'openvino', 'onnxruntime')
@@ -47,6 +49,10 @@ PRECISIONS: Final = ('auto', 'fp32', 'bf16', 'int8')
 # Used where a card names no tolerance for a precision: a share of the reference mean. Sound
 # engines stay ten times below; the INT8 graph that OpenVINO got wrong was 12 % off.
 _DEFAULT_TOLERANCE: Final = {'fp32': 0.002, 'fp16': 0.01, 'bf16': 0.03, 'int8': 0.05}
+
+
+Tensors = dict[str, tuple[str, list[int | None]]]
+"""A graph's inputs or outputs: name to (numpy type name, shape with None for a free side)."""
 
 
 class BackendError(RuntimeError):
@@ -127,6 +133,25 @@ def availability(name: str) -> Availability:
     except Exception as error:  # a broken installation fails in its own ways
         version, reason = None, _first_line(error)
     return Availability(name, version, reason)
+
+
+def signature(model: Path) -> tuple[Tensors, Tensors]:
+    """Ask an ONNX file for its inputs and outputs, by the first runtime that reads it.
+
+    Raises:
+        BackendError: none does; the message has every reason.
+    """
+    reasons = []
+    for name in AUTO_ORDER[1:]:  # reading a graph needs no GPU
+        available = availability(name)
+        if available.version is None:
+            reasons.append(f'{name}: {available.reason}')
+            continue
+        try:
+            return cast('tuple[Tensors, Tensors]', _module(name).signature(model))
+        except Exception as error:  # the runtimes raise their own kinds
+            reasons.append(f'{name}: {_first_line(error)}')
+    raise BackendError(f'{model}: cannot be read as an ONNX graph; ' + '; '.join(reasons))
 
 
 def open_backend(

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from depth_node.backends import BackendError, Refusal
+from depth_node.backends import BackendError, Refusal, Tensors
 from depth_node.model_card import ModelCard
 import numpy as np
 from numpy.typing import NDArray
@@ -81,14 +81,12 @@ def batch_shape(layout: str, size_hw: tuple[int, ...]) -> tuple[int, int, int, i
     return (1, height, width, 3) if layout == 'uint8_nhwc' else (1, 3, height, width)
 
 
-def require_input(
-    card: ModelCard, inputs: dict[str, tuple[str, list[int | None]]]
-) -> None:
+def require_input(card: ModelCard, inputs: Tensors) -> None:
     """Compare the graph's inputs with the card.
 
     Args:
         card: the model.
-        inputs: name to (numpy type name, shape with None for free sides).
+        inputs: of the graph.
 
     Raises:
         BackendError: naming what differs.

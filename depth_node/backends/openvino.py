@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from depth_node.backends import BackendError, output_names
+from depth_node.backends import BackendError, Tensors, output_names
 from depth_node.backends._base import (
     OnnxBackend,
     batch_shape,
@@ -34,6 +34,13 @@ def probe(name: str) -> tuple[str | None, str]:
     if not hasattr(openvino, 'Core'):
         return None, 'the installed openvino is older than 2023.1; pip install -U openvino'
     return str(openvino.__version__).split('-')[0], ''
+
+
+def signature(model: Path) -> tuple[Tensors, Tensors]:
+    """Return a graph's inputs and outputs."""
+    import openvino
+
+    return _signature(openvino.Core().read_model(str(model)))
 
 
 def open_model(
@@ -94,14 +101,10 @@ class OpenVinoBackend(OnnxBackend):
 
     def _compile(self, shape: tuple[int, ...]) -> None:
         graph = self._core.read_model(str(self._model))
-        require_input(self.card, {
-            port.get_any_name(): (
-                np.dtype(port.get_element_type().to_dtype()).name,
-                [side.get_length() if side.is_static else None
-                 for side in port.get_partial_shape()])
-            for port in graph.inputs})
+        inputs, outputs = _signature(graph)
+        require_input(self.card, inputs)
         names = output_names(self.card)
-        require_outputs(names, [name for port in graph.outputs for name in port.get_names()])
+        require_outputs(names, list(outputs))
         if graph.is_dynamic():
             graph.reshape({self.card.input.name: list(shape)})
         # the old request goes first, so that two compiled models never share the memory
@@ -134,3 +137,13 @@ class OpenVinoBackend(OnnxBackend):
     def _release(self) -> None:
         self._outputs = {}
         self._request = self._tensor = self._batch = self._core = None
+
+
+def _signature(graph: Any) -> tuple[Tensors, Tensors]:
+    inputs, outputs = (
+        {name: (np.dtype(port.get_element_type().to_dtype()).name,
+                [side.get_length() if side.is_static else None
+                 for side in port.get_partial_shape()])
+         for port in ports for name in port.get_names()}
+        for ports in (graph.inputs, graph.outputs))
+    return inputs, outputs

@@ -375,6 +375,16 @@ def test_model_cache_is_written_where_it_is_told(tiny_card, tmp_path):
         np.testing.assert_allclose(backend.run(batch)['depth'][0, 0], expected(batch), rtol=1e-5)
 
 
+def test_signature_of_a_graph(tiny_card, name, monkeypatch):
+    monkeypatch.setattr(backends, 'AUTO_ORDER', ('onnxruntime-cuda', name))
+    path = tiny_card(dynamic=True).precisions['fp32'].path
+    assert backends.signature(path) == (
+        {'image': ('uint8', [1, None, None, 3])}, {'depth': ('float32', [1, 1, None, None])})
+    path.write_bytes(b'no graph')
+    with pytest.raises(BackendError, match=f'cannot be read as an ONNX graph; {name}: '):
+        backends.signature(path)
+
+
 def test_availability_of_every_backend():
     for backend in backends.AUTO_ORDER:
         found = backends.availability(backend)
