@@ -69,14 +69,18 @@ make_venv_with_wheels() {
     'Or install and source ROS 2: then make uses that and its Python.'
 }
 
-make_venv_on_ros() {
+# The Python that ROS 2 runs by, not one that happens to be first on PATH.
+ros_python() {
   local interpreter
-  rm -rf "$venv"
-  # The Python that ROS 2 runs by, not one that happens to be first on PATH.
   interpreter=$(sed -n '1s/^#! *\(\/usr\/bin\/env \)\{0,1\}//p' "$(command -v ros2)")
   interpreter=${interpreter%% *}
-  "${interpreter:-python3}" -m venv --system-site-packages "$venv" || fail \
-    "${interpreter:-python3} -m venv failed; Debian, Ubuntu: sudo apt install python3-venv"
+  PATH=${PATH//"$venv/bin:"/} command -v "${interpreter:-python3}"
+}
+
+make_venv_on_ros() {
+  rm -rf "$venv"
+  "$(ros_python)" -m venv --system-site-packages "$venv" || fail \
+    "$(ros_python) -m venv failed; Debian, Ubuntu: sudo apt install python3-venv"
 }
 
 pip_install() {
@@ -130,7 +134,7 @@ install_requirements() {
   # shellcheck disable=SC2086
   pip_install $torch_args -r "$list"
 }
-if [ "$DEPTH_NODE_ROS" = installed ] && python3 -c 'import cv2' > /dev/null 2>&1; then
+if [ "$DEPTH_NODE_ROS" = installed ] && "$(ros_python)" -c 'import cv2' > /dev/null 2>&1; then
   # The distribution's OpenCV is the one that cv_bridge works with.
   requirements=$("$python" scripts/requirements.py "${extras[@]}" | grep -v '^opencv-python')
 else
