@@ -26,7 +26,7 @@ stamps=$venv/.stamps
 # pip and the build must see this environment only, not a package that `env.sh` found built.
 unset PYTHONSAFEPATH
 
-fail() { printf '\n%s\n' "$@" >&2; exit 1; }
+fail() { printf '\n' >&2; printf '%s\n' "$@" >&2; exit 1; }
 
 # step NAME KEY MESSAGE COMMAND...: run COMMAND unless it ran before for the same KEY.
 step() {
@@ -46,7 +46,7 @@ step() {
 works() { "$1" -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" > /dev/null 2>&1; }
 
 make_venv_with_wheels() {
-  local candidate
+  local candidate without_venv=
   rm -rf "$venv"
   for candidate in "${PYTHON:-}" python3.11 python3 python; do
     [ -n "$candidate" ] && command -v "$candidate" > /dev/null && works "$candidate" || continue
@@ -54,12 +54,15 @@ make_venv_with_wheels() {
       "$candidate" -m venv "$venv"
       return
     fi
-    fail "$(command -v "$candidate"): Python 3.11 without its module 'venv'." \
-      'Debian, Ubuntu: sudo apt install python3.11-venv'
+    without_venv=${without_venv:-$(command -v "$candidate")}
   done
   if command -v uv > /dev/null; then
-    uv venv --quiet --seed --python 3.11 "$venv"
+    uv venv --quiet --seed --python "${without_venv:-3.11}" "$venv"
     return
+  fi
+  if [ -n "$without_venv" ]; then
+    fail "$without_venv: this Python has no module 'venv' or 'ensurepip'." \
+      'Debian, Ubuntu: sudo apt install python3.11-venv'
   fi
   fail 'Python 3.11 was not found; the ROS 2 wheels are built for it and for no other version.' \
     'One of these brings it:' \
