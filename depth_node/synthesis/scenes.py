@@ -20,6 +20,7 @@ from depth_node.synthesis.layout import (
     TablePlan,
 )
 from depth_node.synthesis.viewpoints import (
+    ray_directions,
     rejection,
     sample_room_view,
     sample_table_view,
@@ -285,39 +286,44 @@ def _table_body(stage: Stage, rng: np.random.Generator, plan: TablePlan) -> None
             stage.box(Footprint(x, y, side, side, 0), plan.top - thick, 0.0, [leg])
 
 
+def inside_furniture(
+    plan: RoomPlan, position: tuple[float, float, float], margin: float
+) -> bool:
+    """Whether a point lies in the space that a thing of the room takes, grown by a margin."""
+    x, y, z = position
+    bodies = [(item.footprint, item.asset.size_m[2] + item.z) for item in plan.items]
+    bodies += [(solid.footprint, solid.height) for solid in plan.solids]
+    return any(body.contains(x, y, margin) and z < top + margin for body, top in bodies)
+
+
 def room_views(
     stage: Stage, rng: np.random.Generator, plan: RoomPlan, count: int
 ) -> Iterator[View]:
     """Views of a room that are outside the furniture and show something."""
-    bodies = [(item.footprint, item.asset.size_m[2] + item.z) for item in plan.items] + [
-        (solid.footprint, solid.height) for solid in plan.solids]
     found = 0
     for _ in range(_MAX_TRIES):
         if found >= count:
             return
         view = sample_room_view(rng, plan.size_xy, plan.height)
-        x, y, z = view.position
-        if any(body.contains(x, y, 0.1) and z < top + 0.1 for body, top in bodies):
+        if inside_furniture(plan, view.position, 0.1):
             continue
         depths = stage.probe(view)
         if rejection(depths, 'room'):
             continue
-        if _flatness(depths, view, plan) and rng.uniform() < 0.8:
+        if bare_share(depths, view, plan) > 0.85 and rng.uniform() < 0.8:
             continue
         found += 1
         yield view
 
 
-def _flatness(depths: np.ndarray, view: View, plan: RoomPlan) -> bool:
-    """Whether nearly all rays end on the bare shell of the room."""
-    from depth_node.synthesis.viewpoints import ray_directions
-
+def bare_share(depths: np.ndarray, view: View, plan: RoomPlan) -> float:
+    """Share of the probe rays that end on the bare shell of the room."""
     directions, factors = ray_directions(view, (3, 4))
     ends = np.array(view.position) + directions * (depths / factors)[:, None]
     half = np.array([*plan.size_xy, 0]) / 2
     on_wall = np.any(np.abs(np.abs(ends[:, :2]) - half[:2]) < 0.05, axis=1)
     on_flat = (ends[:, 2] < 0.03) | (ends[:, 2] > plan.height - 0.03)
-    return bool((on_wall | on_flat).mean() > 0.85)
+    return float((on_wall | on_flat).mean())
 
 
 def table_views(

@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
         argv: path of the settings file and the worker's index.
     """
     settings = json.loads(Path(argv[0]).read_text())
-    index, parent = int(argv[1]), os.getppid()
+    index, parent = int(argv[1]), settings.get('parent')
     root = Path(settings['out'])
     mine = range(index, settings['scenes'], settings['workers'])
     done = finished_scenes(root)
@@ -108,7 +108,9 @@ def main(argv: list[str]) -> int:
     for scene in mine:
         if scene in done:
             continue
-        if os.getppid() != parent or time.time() > settings['stop_at']:
+        if parent is not None and os.getppid() != parent:  # it was killed: nobody reads us
+            break
+        if time.time() > settings['stop_at']:
             break
         notes = make_scene(stage, assets, root, settings['seed'], scene, settings['table_share'])
         notes['worker'] = index

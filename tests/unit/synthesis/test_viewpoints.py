@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+from depth_node.synthesis import viewpoints
+from depth_node.synthesis.viewpoints import View
+
+
+def project(view, size_hw, point):
+    """Pinhole projection of a world point: (u, v, depth)."""
+    pose = view.camera_to_world
+    x, y, z = pose[:3, :3].T @ (np.array(point) - pose[:3, 3])
+    focal = viewpoints.focal_px(size_hw[1], view.hfov_deg)
+    return focal * x / z + (size_hw[1] - 1) / 2, focal * y / z + (size_hw[0] - 1) / 2, z
+
+
+def test_level_camera_looks_along_its_yaw():
+    pose = viewpoints.camera_to_world((1, 2, 3), 90, 0, 0)
+    assert pose[:3, 2] == pytest.approx([0, 1, 0], abs=1e-12)  # forward
+    assert pose[:3, 0] == pytest.approx([1, 0, 0], abs=1e-12)  # right
+    assert pose[:3, 1] == pytest.approx([0, 0, -1], abs=1e-12)  # down
+    assert pose[:3, 3] == pytest.approx([1, 2, 3])
+
+
+@pytest.mark.parametrize('angles', [(10, -35, 4), (200, 20, -5), (-75, 60, 0)])
+def test_pose_is_a_rotation(angles):
+    rotation = viewpoints.camera_to_world((0, 0, 0), *angles)[:3, :3]
+    assert rotation @ rotation.T == pytest.approx(np.eye(3), abs=1e-12)
+    assert np.linalg.det(rotation) == pytest.approx(1)
+
+
+def test_positive_roll_turns_the_camera_clockwise():
+    # the camera's right side sinks, so a point straight ahead and high moves left
+    view = View((0, 0, 0), 0, 0, 5, 60)
+    u, _, depth = project(view, (48, 64), (2, 0, 0.5))
+    assert depth == pytest.approx(2)
+    assert u == pytest.approx(
+        31.5 - viewpoints.focal_px(64, 60) * 0.25 * np.sin(np.radians(5)), abs=1e-9)
+
+
+def test_looked_at_point_is_in_the_middle():
+    where, target = (0.4, -1.1, 1.5), (1.2, 0.7, 0.6)
+    view = View(where, *viewpoints.look_at(where, target), 3.0, 70)
+    u, v, depth = project(view, (48, 64), target)
+    assert (u, v) == pytest.approx((31.5, 23.5))
+    assert depth == pytest.approx(np.linalg.norm(np.subtract(target, where)))
+
+
+def test_focal_length_gives_the_field_of_view():
+    focal = viewpoints.focal_px(640, 66)
+    assert 2 * np.degrees(np.arctan(320 / focal)) == pytest.approx(66)
+
+
+def test_ray_factors_turn_lengths_into_depth():
+    view = View((0, 0, 1), 30, -20, 3, 75)
+    directions, factors = viewpoints.ray_directions(view, (48, 64))
+    assert directions.shape == (35, 3)
+    assert np.linalg.norm(directions, axis=1) == pytest.approx(1)
+    assert directions @ view.camera_to_world[:3, 2] == pytest.approx(factors)
+    u, v, _ = project(view, (48, 64), np.array(view.position) + 2 * directions[0])
+    assert (u, v) == pytest.approx((64 / 14 - 0.5, 48 / 10 - 0.5))  # first cell's centre
+
+
+@pytest.mark.parametrize(
+    ('depths', 'kind', 'reason'),
+    [
+        ([0.2, 1.5, 2, 3], 'room', 'too near'),
+        ([0.2, 0.5, 0.6, 0.9], 'table', ''),
+        ([0.5, 0.6, 0.7, 3], 'room', 'too close overall'),
+        ([2.0, 2.05, 2.1, 2.15], 'room', 'flat'),
+        ([1.0, np.inf, np.inf, 2.0], 'table', 'nothing there'),
+        ([0.9, 1.4, 2.5, 4.0], 'room', ''),
+    ],
+)
+def test_useless_views_are_rejected(depths, kind, reason):
+    assert viewpoints.rejection(np.array(depths), kind) == reason
+
+
+def test_room_views_stay_in_the_room_and_the_ranges():
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        view = viewpoints.sample_room_view(rng, (1.3, 8.0), 2.4)
+        assert abs(view.position[0]) < 0.65
+        assert abs(view.position[1]) < 4
+        assert 0.25 <= view.position[2] <= 1.7
+        assert -5 <= view.roll_deg <= 5
+        assert 45 <= view.hfov_deg <= 85
+
+
+@pytest.mark.parametrize(
+    ('style', 'nearest', 'farthest'),
+    [('close', 0.2, 0.7), ('kinect', 0.55, 1.35), ('workspace', 0.55, 1.6)],
+)
+def test_table_views_keep_their_distance(style, nearest, farthest):
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        view = viewpoints.sample_table_view(rng, 0.75, (0.6, 0.4), style, [(0.1, 0.1)])
+        forward = view.camera_to_world[:3, 2]
+        assert view.position[2] > 0.75
+        if view.pitch_deg < -15:  # the axis meets the table top about at the target
+            distance = (0.79 - view.position[2]) / forward[2]
+            assert nearest * 0.6 < distance < farthest * 1.8
+        if style == 'kinect':
+            assert -68 < view.pitch_deg < -12
+
+
+def test_views_are_repeatable():
+    first, second = (viewpoints.sample_room_view(np.random.default_rng(9), (4, 5), 2.5)
+                     for _ in range(2))
+    assert first == second
