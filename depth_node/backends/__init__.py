@@ -30,6 +30,7 @@ __all__ = [
     'Refusal',
     'Tensors',
     'availability',
+    'check_batch',
     'open_backend',
     'self_check',
     'signature',
@@ -233,7 +234,7 @@ def self_check(backend: Backend) -> CheckResult:
             return CheckResult(False, 'the card names no input size')
         size_hw, seed = fallback, 0
     try:
-        outputs = backend.run(_check_batch(spec, seed, size_hw))
+        outputs = backend.run(check_batch(spec, seed, size_hw))
     except BackendError as error:
         return CheckResult(False, str(error))
     for name in output_names(card):
@@ -266,6 +267,12 @@ def self_check(backend: Backend) -> CheckResult:
               f'{expected[worst_name]:.5g}: {100 * worst:.2g} % off, {100 * tolerance:.2g} % is '
               f'allowed for {backend.precision}')
     return CheckResult(worst <= tolerance, detail)
+
+
+def check_batch(spec: InputSpec, seed: int, size_hw: tuple[int, int]) -> NDArray[Any]:
+    """Return the seeded reference picture as the network takes it."""
+    fixed = replace(spec, size_hw=size_hw, multiple_of=None, resize='stretch')
+    return ResizePlan(fixed, size_hw).to_input(check_input(seed, size_hw)[0])
 
 
 def output_names(card: ModelCard) -> tuple[str, ...]:
@@ -302,8 +309,3 @@ def _module(name: str) -> ModuleType:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f'{type(error).__name__}: {lines[0][:300] if lines else "no message"}'
-
-
-def _check_batch(spec: InputSpec, seed: int, size_hw: tuple[int, int]) -> NDArray[Any]:
-    fixed = replace(spec, size_hw=size_hw, multiple_of=None, resize='stretch')
-    return ResizePlan(fixed, size_hw).to_input(check_input(seed, size_hw)[0])
