@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     document = {
         'model': card.name, 'size_hw': list(args.size), 'distorted': args.distorted,
         'rounds': args.rounds, 'iterations': args.iterations,
-        'machine': {'cpu': _cpu_name(), 'cpus': os.cpu_count(), 'system': platform.platform(),
+        'machine': {'cpu': cpu_name(), 'cpus': os.cpu_count(), 'system': platform.platform(),
                     'python': platform.python_version(), 'opencv': cv2.__version__,
                     'opencv_threads': cv2.getNumThreads(),
                     'load_before': load_before[0], 'load_after': os.getloadavg()[0]},
@@ -234,7 +234,8 @@ def _identity(backend: Backend) -> dict[str, Any]:
             'version': backend.version, 'threads': backend.threads}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the name of the CPU or the board."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         for key in ('model name', 'Model'):  # x86; ARM boards
