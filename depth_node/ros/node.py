@@ -494,11 +494,12 @@ class MonoDepthNode(LifecycleNode):
             if self._advice:
                 self.get_logger().info(f'images arrive on {self._image_topic} again')
             self._silence_logged, self._advice = False, ()
-        elif not self._silence_logged:
-            self._silence_logged = True
-            self._advice = tuple(self._advise())
-            self.get_logger().warning('\n  '.join(
-                [f'no image on {self._image_topic} for {since:.0f} s', *self._advice]))
+        else:
+            self._advice = tuple(self._advise())  # for /diagnostics, as cameras come and go
+            if not self._silence_logged:
+                self._silence_logged = True
+                self.get_logger().warning('\n  '.join(
+                    [f'no image on {self._image_topic} for {since:.0f} s', *self._advice]))
 
     def _advise(self) -> list[str]:
         """Return what exists and the arguments to use."""
@@ -644,11 +645,18 @@ class _Interrupts:
 
     A terminal's Ctrl-C reaches a launched node twice.  rclpy's own handler shuts the context down
     at the first one and then calls this one, which must not raise in the middle of the cleanup.
+    Python's own finalisation would bring the deadly default back, except for ignored signals.
     """
 
     def __init__(self) -> None:
         self.starting = True
         signal.signal(signal.SIGINT, self._on_signal)
+
+    def ignore(self) -> None:
+        """From here on signals are too late to matter."""
+        self.starting = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, *_: object) -> None:
         if self.starting:
@@ -680,11 +688,12 @@ def main(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        interrupts.starting = False
+        interrupts.ignore()
         if node is not None:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
+        interrupts.ignore()  # the shutdown gives signals back to whoever had them before rclpy
     return 0
 
 
