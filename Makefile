@@ -34,16 +34,16 @@ setup-test:
 
 .PHONY: test
 test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all tests.
-	@. scripts/env.sh; pytest $(PYTEST_ARGS)
+	@. scripts/env.sh; python -m pytest $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: setup-test  ## Run ruff, and mypy on the core.
-	@. scripts/env.sh; ruff check .
-	@. scripts/env.sh; mypy
+	@. scripts/env.sh; python -m ruff check .
+	@. scripts/env.sh; python -m mypy
 
 .PHONY: format
 format: setup-test  ## Format the code.
-	@. scripts/env.sh; ruff check --fix --select I . ; ruff format .
+	@. scripts/env.sh; python -m ruff check --fix --select I . ; python -m ruff format .
 
 .PHONY: clean
 clean:  ## Remove all that make made: environments, builds, demo output, caches.

@@ -45,9 +45,11 @@ step() {
 
 works() { "$1" -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" > /dev/null 2>&1; }
 
+# The scripts of an environment and a build directory name their own path: a clone that was moved
+# begins anew.
 make_venv_with_wheels() {
   local candidate without_venv=
-  rm -rf "$venv"
+  rm -rf "$venv" "$DEPTH_NODE_COLCON"
   for candidate in "${PYTHON:-}" python3.11 python3 python; do
     [ -n "$candidate" ] && command -v "$candidate" > /dev/null && works "$candidate" || continue
     if "$candidate" -c 'import ensurepip, venv' > /dev/null 2>&1; then
@@ -81,7 +83,7 @@ ros_python() {
 }
 
 make_venv_on_ros() {
-  rm -rf "$venv"
+  rm -rf "$venv" "$DEPTH_NODE_COLCON"
   "$(ros_python)" -m venv --system-site-packages "$venv" || fail \
     "$(ros_python) -m venv failed; Debian, Ubuntu: sudo apt install python3-venv"
 }
@@ -93,9 +95,9 @@ pip_install() {
 
 if [ ! -x "$python" ] || ! "$python" -c '' > /dev/null 2>&1; then rm -rf "$venv"; fi
 if [ "$DEPTH_NODE_ROS" = installed ]; then
-  step venv "$ROS_DISTRO" "Python environment on top of ROS 2 $ROS_DISTRO ($venv)" make_venv_on_ros
+  step venv "$ROS_DISTRO $root" "Python environment on top of ROS 2 $ROS_DISTRO ($venv)" make_venv_on_ros
 else
-  step venv wheels "Python environment ($venv)" make_venv_with_wheels
+  step venv "wheels $root" "Python environment ($venv)" make_venv_with_wheels
 fi
 touch "$venv/COLCON_IGNORE"
 

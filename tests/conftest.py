@@ -17,6 +17,10 @@ ROOT = TESTS.parent
 # Helpers beside the tests are imported from this folder; `--import-mode=importlib` puts none on
 # the path.
 sys.path.insert(0, str(TESTS))
+# `python -m pytest` in the root of the clone puts the source tree, which has no generated
+# messages, before the built package. Who wants the tree names it in PYTHONPATH.
+if str(ROOT) not in os.environ.get('PYTHONPATH', '').split(os.pathsep):
+    sys.path[:] = [entry for entry in sys.path if Path(entry or '.').resolve() != ROOT]
 
 _domain_lock = None
 
