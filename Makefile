@@ -41,10 +41,6 @@ lint: setup-test  ## Run ruff, and mypy on the core.
 	@. scripts/env.sh; python -m ruff check .
 	@. scripts/env.sh; python -m mypy
 
-.PHONY: format
-format: setup-test  ## Format the code.
-	@. scripts/env.sh; python -m ruff check --fix --select I . ; python -m ruff format .
-
 .PHONY: clean
 clean:  ## Remove all that make made: environments, builds, demo output, caches.
 	rm -rf .venv .venv-* .colcon .colcon-* build install log dist *.egg-info demo_output

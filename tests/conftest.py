@@ -19,7 +19,8 @@ ROOT = TESTS.parent
 sys.path.insert(0, str(TESTS))
 # `python -m pytest` in the root of the clone puts the source tree, which has no generated
 # messages, before the built package. Who wants the tree names it in PYTHONPATH.
-if str(ROOT) not in os.environ.get('PYTHONPATH', '').split(os.pathsep):
+named = [p for p in os.environ.get('PYTHONPATH', '').split(os.pathsep) if p]
+if ROOT not in [Path(p).resolve() for p in named]:
     sys.path[:] = [entry for entry in sys.path if Path(entry or '.').resolve() != ROOT]
 
 _domain_lock = None
