@@ -163,12 +163,14 @@ class BuildPython(build_py):
         """Copy the generated modules to `target`; return the other generated files."""
         [generated] = staging.glob(f'**/{NAME}/msg/__init__.py')
         package = generated.parent.parent
-        shutil.copytree(package / 'msg', target / 'msg', dirs_exist_ok=True)
+        unused = shutil.ignore_patterns('*.c', '*.pyc', '__pycache__')
+        shutil.copytree(package / 'msg', target / 'msg', dirs_exist_ok=True, ignore=unused)
         for library in package.glob('*.so'):
             shutil.copy2(library, target / library.name)
         files = [('lib', [os.path.relpath(p, ROOT) for p in sorted(staging.glob('lib/*.so'))])]
         # Not the headers and the CMake exports: who compiles against the messages uses colcon.
-        for folder in ('share/ament_index', f'share/{NAME}/msg'):
+        index = 'share/ament_index/resource_index'
+        for folder in (f'{index}/packages', f'{index}/rosidl_interfaces', f'share/{NAME}/msg'):
             files += data_files_below(staging / folder, folder)
         return files
 

@@ -365,6 +365,10 @@ def test_wheel_with_messages_runs(pip_source, build_environment, tmp_path):
     (tmp_path / 'out').mkdir()
     wheel = build_wheel(pip_source, tmp_path / 'out', env)
     assert not wheel.name.endswith('none-any.whl'), 'compiled code in a wheel for every platform'
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert not [n for n in names if n.endswith(('.c', '.pyc'))], 'left over from the build'
+    assert len(names) == len(set(names)), 'a file is packed twice'
     prefix = tmp_path / 'prefix'
     run(
         [sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--ignore-installed',
