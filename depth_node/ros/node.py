@@ -396,6 +396,8 @@ class MonoDepthNode(LifecycleNode):
 
     def _skip(self, reason: str, text: str) -> None:
         self._statistics.skipped(reason)
+        if reason in diagnostics.HARMLESS:
+            return
         self._seen = replace(self._seen, last_skip=f'{reason}: {text.splitlines()[0]}')
         if self.context.ok():
             self.get_logger().warning(f'image skipped, {reason}: {text}',
