@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from depth_node.synthesis.generate import Settings
 
 HELP = 'render rooms and tables with true depth, to train on'
 
@@ -118,7 +122,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     scenes, size_wh, spp = PRESETS[args.preset]
     if args.clip is not None:
-        size_wh, spp = (640, 480), 8
+        size_wh, spp = (640, 480), 4
     width, height = args.size or size_wh
     settings = generate.Settings(
         out=args.out.expanduser().resolve(), seed=args.seed, scenes=args.scenes or scenes,
@@ -134,10 +138,10 @@ def _run(args: argparse.Namespace) -> int:
     return _frames(settings, python)
 
 
-def _frames(settings, python: str) -> int:
-    from tqdm import tqdm
-
+def _frames(settings: Settings, python: str) -> int:
     from depth_node.synthesis import generate
+    from depth_node.synthesis.writer import finished_scenes
+    from tqdm import tqdm
 
     done = generate.prepare(settings)
     frames = 0
@@ -145,7 +149,7 @@ def _frames(settings, python: str) -> int:
     try:
         with tqdm(total=settings.scenes, initial=min(len(done), settings.scenes),
                   unit='scene') as bar:
-            def on_scene(notes) -> None:
+            def on_scene(notes: dict[str, Any]) -> None:
                 nonlocal frames, faults
                 frames += notes['frames']
                 faults += sum(notes['faults'].values())
@@ -154,7 +158,7 @@ def _frames(settings, python: str) -> int:
 
             generate.run_workers(settings, python, on_scene)
     finally:
-        if generate.finished_scenes(settings.out):
+        if finished_scenes(settings.out):
             meta = generate.finish(settings)
             for split, count in meta['counts'].items():
                 print(f'{split:5} {count["scenes"]:5} scenes {count["frames"]:6} frames '
@@ -163,14 +167,13 @@ def _frames(settings, python: str) -> int:
     return 0
 
 
-def _clip(settings, python: str, scene: int) -> int:
+def _clip(settings: Settings, python: str, scene: int) -> int:
     import json
     import os
     import subprocess
 
-    from tqdm import tqdm
-
     from depth_node.synthesis import clip_process
+    from tqdm import tqdm
 
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(
         filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get('PYTHONPATH')]))}

@@ -10,13 +10,12 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from depth_node.synthesis import textures
 from depth_node.synthesis.catalogue import Asset, unpack
 from depth_node.synthesis.layout import Footprint
 from depth_node.synthesis.viewpoints import View, focal_px, ray_directions
+import numpy as np
+from numpy.typing import NDArray
 
 FAR_M = 50.0  # what lies further away, or is background, has unknown depth
 _MAX_TEXTURE_PX = 512
@@ -104,7 +103,8 @@ class Stage:
         scene.collection.objects.link(self.camera)
         scene.camera = self.camera
         scene.world = self._bpy.data.worlds.new('world')
-        scene.world.use_nodes = True
+        if scene.world.node_tree is None:  # before Blender 5
+            scene.world.use_nodes = True
 
     # -- the scene's life ---------------------------------------------------------------------
 
@@ -146,7 +146,8 @@ class Stage:
         """Make a material of the scene: a picture (UV divided by `scale`) or a plain colour."""
         material = self._bpy.data.materials.new('m')
         self._temporary.append(material)
-        material.use_nodes = True
+        if material.node_tree is None:  # before Blender 5
+            material.use_nodes = True
         nodes, links = material.node_tree.nodes, material.node_tree.links
         shader = nodes['Principled BSDF']
         shader.inputs['Roughness'].default_value = (
@@ -178,7 +179,9 @@ class Stage:
         """Make the material for a use of `textures.USES`, procedural or from a photograph."""
         unit = use in ('box', 'cylinder', 'poster')  # one picture a face instead of metres
         scale = 1.0 if unit else float(np.exp(rng.uniform(np.log(0.4), np.log(2.5))))
-        if self.pictures and use in ('wall', 'floor', 'table') and rng.uniform() < 0.2:
+        # drawn without photographs too: most scenes then look the same with and without them
+        photograph = use in ('wall', 'floor', 'table') and rng.uniform() < 0.2
+        if photograph and self.pictures:
             path = self.pictures[int(rng.integers(len(self.pictures)))]
             self.used.add(f'texture/{path.name}')
             return self.material(rng, picture=path, scale=scale)
@@ -441,7 +444,7 @@ def read_exr(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def _channel(channels: dict[str, NDArray[np.float32]], suffix: str) -> NDArray[np.float32]:
     for name, pixels in channels.items():
-        if name.endswith(suffix) or name == suffix[-1] and len(channels) <= 5:
+        if name.endswith(suffix) or (name == suffix[-1] and len(channels) <= 5):
             return pixels
     raise RenderError(f'the EXR has no channel {suffix}: found {", ".join(sorted(channels))}')
 
@@ -458,7 +461,7 @@ def _true_size(points: NDArray[np.float64], asset: Asset) -> NDArray[np.float64]
         return None
     centre = (low + high) / 2
     centre[2] = low[2]
-    return (points - centre) * (np.array(asset.size_m) / extent)
+    return np.asarray((points - centre) * (np.array(asset.size_m) / extent), np.float64)
 
 
 def _principled(material: Any) -> Any | None:
@@ -499,7 +502,7 @@ def _make_opaque(material: Any, *, glazed: bool) -> None:
             tree.links.remove(link)
             base.default_value = (0.4, 0.38, 0.35, 1)
     darkest = max(base.default_value[:3])
-    if not base.is_linked and (see_through and darkest < 0.15 or glazed and darkest < 0.03):
+    if not base.is_linked and ((see_through and darkest < 0.15) or (glazed and darkest < 0.03)):
         base.default_value = (0.45, 0.5, 0.52, 1)  # a pane: black would be a hole
 
 

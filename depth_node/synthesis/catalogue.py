@@ -7,7 +7,6 @@ and a Java properties file that gives each model's name, category and size in ce
 from __future__ import annotations
 
 from dataclasses import dataclass
-import io
 import os
 from pathlib import Path
 import re
@@ -90,7 +89,7 @@ class CatalogueError(RuntimeError):
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """Parse a Java properties file: `key=value`, `#` comments, continuations, \\uXXXX."""
+    """Parse a Java properties file: `key=value`, comments, continuations, Unicode escapes."""
     values: dict[str, str] = {}
     logical = ''
     for line in text.splitlines():
@@ -231,7 +230,7 @@ def load_catalogue(directory: Path = CATALOGUE_DIR) -> list[Asset]:
     for path in find_archives(directory):
         with zipfile.ZipFile(path) as archive:
             raw = archive.read(PROPERTIES)
-            text = io.BytesIO(raw).read().decode('latin-1')
+            text = raw.decode('latin-1')  # what Java's properties files are
             sizes = {info.filename: info.file_size for info in archive.infolist()}
         for asset in parse_catalogue(text, path.stem):
             if asset.role and 0 < sizes.get(asset.obj, 0) <= MAX_OBJ_BYTES:

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import yaml
-
 from depth_node.synthesis import scenes
 from depth_node.synthesis.blender import Stage
 from depth_node.synthesis.catalogue import Asset
 from depth_node.synthesis.layout import RoomPlan
-from depth_node.synthesis.viewpoints import focal_px, look_at, rejection, View
+from depth_node.synthesis.viewpoints import View, focal_px, look_at, rejection
 from depth_node.synthesis.worker import scene_rng
 from depth_node.synthesis.writer import depth_to_millimetres, split_of, tone_map
+import numpy as np
+import yaml
 
 HFOV_DEG = 66.0
 RATE_HZ = 30

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from depth_node.synthesis.catalogue import Asset
 import numpy as np
 from numpy.typing import NDArray
-
-from depth_node.synthesis.catalogue import Asset
 
 THEMES = ('Living room', 'Bedroom', 'Kitchen', 'Office', 'Bathroom', 'mixed')
 
@@ -26,7 +25,7 @@ class Footprint:
         """(4, 2) corners in order."""
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         half = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * (self.width / 2, self.depth / 2)
-        return half @ np.array([[c, s], [-s, c]]) + (self.x, self.y)
+        return np.asarray(half @ np.array([[c, s], [-s, c]]) + (self.x, self.y), np.float64)
 
     def overlaps(self, other: Footprint, gap: float = 0.0) -> bool:
         """Whether two rectangles overlap or come nearer than `gap` (separating axes)."""

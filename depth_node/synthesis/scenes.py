@@ -5,29 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from depth_node.synthesis import textures
-from depth_node.synthesis.blender import sky_files, Stage
+from depth_node.synthesis.blender import Stage, sky_files
 from depth_node.synthesis.catalogue import Asset
 from depth_node.synthesis.layout import (
     Footprint,
     Placed,
-    plan_room,
-    plan_table,
     RoomPlan,
     Solid,
     TablePlan,
+    plan_room,
+    plan_table,
 )
 from depth_node.synthesis.viewpoints import (
+    View,
     ray_directions,
     rejection,
     sample_room_view,
     sample_table_view,
-    View,
 )
+import numpy as np
+from numpy.typing import NDArray
 
 _MAX_TRIES = 60
+_Vector = NDArray[np.float64]
+
+
+def _footprint(centre: _Vector, width: float, depth: float, yaw: float) -> Footprint:
+    return Footprint(float(centre[0]), float(centre[1]), width, depth, yaw)
 
 
 def white(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -46,8 +51,8 @@ def build_room_shell(
     corners = np.array([[-half_x, -half_y], [half_x, -half_y], [half_x, half_y],
                         [-half_x, half_y]])
 
-    def flat(z: float) -> np.ndarray:
-        return np.c_[corners, np.full(4, z)]
+    def flat(z: float) -> _Vector:
+        return np.column_stack([corners, np.full(4, z)])
 
     stage.sheet(flat(0.0), corners, stage.surface(rng, 'floor'))
     stage.sheet(flat(height), corners, stage.material(
@@ -68,19 +73,22 @@ def build_room_shell(
         yaw = float(np.arctan2(along[1], along[0]))
         if board is not None:
             spot = middle + inward * 0.008
-            stage.box(Footprint(*spot.tolist(), length, 0.016, yaw), sockel, 0.0, [board])
+            stage.box(_footprint(spot, length, 0.016, yaw), sockel, 0.0, [board])
         if rng.uniform() < 0.35:
             _window(stage, rng, a, along, inward, length, height)
         for _ in range(int(rng.poisson(0.7))):
             _poster(stage, rng, a, along, inward, length, height)
     if rng.uniform() < 0.35:
         width, depth = rng.uniform(0.3, 0.8, 2) * size_xy
-        spot = Footprint(*rng.uniform(-0.15, 0.15, 2) * size_xy, float(width), float(depth),
-                         float(rng.choice([0.0, rng.uniform(0, 3)])))
+        spot = _footprint(rng.uniform(-0.15, 0.15, 2) * size_xy, float(width), float(depth),
+                          float(rng.choice([0.0, rng.uniform(0, 3)])))
         stage.box(spot, 0.012, 0.001, [stage.surface(rng, 'rug')])
 
 
-def _window(stage, rng, a, along, inward, length, height) -> None:
+def _window(
+    stage: Stage, rng: np.random.Generator, a: _Vector, along: _Vector, inward: _Vector,
+    length: float, height: float,
+) -> None:
     """A bright pane with a frame; the light comes from a lamp in front of it."""
     width = float(min(rng.uniform(0.6, 2.2), length * 0.7))
     low = float(rng.choice([0.1, rng.uniform(0.6, 1.1)]))
@@ -96,9 +104,9 @@ def _window(stage, rng, a, along, inward, length, height) -> None:
     spot = centre + inward * 0.02
     for shift in (-width / 2, 0, width / 2):
         where = spot + along * shift
-        stage.box(Footprint(*where.tolist(), bar, 0.05, yaw), tall, low, [frame])
+        stage.box(_footprint(where, bar, 0.05, yaw), tall, low, [frame])
     for z in (low, low + tall - bar):
-        stage.box(Footprint(*spot.tolist(), width, 0.05, yaw), bar, z, [frame])
+        stage.box(_footprint(spot, width, 0.05, yaw), bar, z, [frame])
     day = rng.uniform() < 0.8
     view = textures.make(rng, 'picture').astype(float)
     sky = np.linspace(1, 0.2, textures.SIZE)[:, None, None] * np.array(white(rng)) * 255
@@ -115,14 +123,17 @@ def _window(stage, rng, a, along, inward, length, height) -> None:
                     white(rng), width, (*inward.tolist(), float(rng.uniform(-0.5, 0.0))), tall)
 
 
-def _poster(stage, rng, a, along, inward, length, height) -> None:
+def _poster(
+    stage: Stage, rng: np.random.Generator, a: _Vector, along: _Vector, inward: _Vector,
+    length: float, height: float,
+) -> None:
     width, tall = rng.uniform(0.2, 1.1, 2)
     if width > length * 0.8:
         return
     centre = a + along * rng.uniform(width / 2, length - width / 2) + inward * 0.015
     yaw = float(np.arctan2(along[1], along[0]))
     low = float(np.clip(rng.normal(1.5, 0.25) - tall / 2, 0.3, height - tall - 0.05))
-    body = Footprint(*centre.tolist(), float(width), 0.03, yaw)
+    body = _footprint(centre, float(width), 0.03, yaw)
     stage.box(body, float(tall), low, [stage.surface(rng, 'poster')], unit_uv=True)
 
 
@@ -316,7 +327,7 @@ def room_views(
         yield view
 
 
-def bare_share(depths: np.ndarray, view: View, plan: RoomPlan) -> float:
+def bare_share(depths: _Vector, view: View, plan: RoomPlan) -> float:
     """Share of the probe rays that end on the bare shell of the room."""
     directions, factors = ray_directions(view, (3, 4))
     ends = np.array(view.position) + directions * (depths / factors)[:, None]
@@ -332,7 +343,8 @@ def table_views(
 ) -> Iterator[View]:
     """Views onto a table top from inside the room."""
     found = 0
-    things = [(thing.footprint.x, thing.footprint.y) for thing in [*plan.items, *plan.solids]]
+    spots = [item.footprint for item in plan.items] + [s.footprint for s in plan.solids]
+    things = [(spot.x, spot.y) for spot in spots]
     for _ in range(_MAX_TRIES):
         if found >= count:
             return

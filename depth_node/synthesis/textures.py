@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import colorsys
+import itertools
 import string
 
 import cv2
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]  # (S, S, 3) sRGB
+_Field = NDArray[np.float64]  # (S, S, 3), 0..1
+_Colour = tuple[float, float, float] | _Field
 SIZE = 256
 
 
@@ -54,15 +57,16 @@ def noise(
     return np.clip((field - low) / (high - low), 0, 1)
 
 
-def _blend(weight: NDArray[np.float64], first, second) -> NDArray[np.float64]:
+def _blend(weight: NDArray[np.float64], first: _Colour, second: _Colour) -> _Field:
     return weight[..., None] * np.array(first) + (1 - weight[..., None]) * np.array(second)
 
 
-def _near(rng: np.random.Generator, base, spread: float) -> NDArray[np.float64]:
-    return np.clip(np.array(base) * rng.normal(1, spread) + rng.normal(0, spread / 4, 3), 0, 1)
+def _near(rng: np.random.Generator, base: _Colour, spread: float) -> _Field:
+    near = np.array(base) * rng.normal(1, spread) + rng.normal(0, spread / 4, 3)
+    return np.asarray(np.clip(near, 0, 1), np.float64)
 
 
-def _wood(rng, base=None):
+def _wood(rng: np.random.Generator, base: _Colour | None = None) -> _Field:
     base = colour(rng, 'wood') if base is None else base
     grain = noise(rng, rng.uniform(0.8, 1.4), (1, rng.uniform(6, 30)))
     rings = 0.5 + 0.5 * np.sin(noise(rng, 1.8, (1, 8)) * rng.uniform(10, 60))
@@ -70,14 +74,14 @@ def _wood(rng, base=None):
     return _blend(weight, base, np.array(base) * rng.uniform(0.45, 0.85))
 
 
-def _planks(rng):
+def _planks(rng: np.random.Generator) -> _Field:
     base = colour(rng, 'wood' if rng.uniform() < 0.8 else 'grey')
     image = np.empty((SIZE, SIZE, 3))
     rows = int(rng.choice([3, 4, 5, 6, 8]))
     edges = np.linspace(0, SIZE, rows + 1).astype(int)
     contrast = rng.uniform(0.03, 0.2)
     sheet = _wood(rng, base).transpose(1, 0, 2)
-    for top, bottom in zip(edges[:-1], edges[1:]):
+    for top, bottom in itertools.pairwise(edges):
         joint = int(rng.integers(SIZE))
         rolled = np.roll(sheet, int(rng.integers(SIZE)), axis=(0, 1))
         tint = rng.normal(1, contrast)
@@ -88,7 +92,7 @@ def _planks(rng):
     return image
 
 
-def _tiles(rng):
+def _tiles(rng: np.random.Generator) -> _Field:
     count = int(rng.choice([2, 3, 4, 6, 8]))
     first, joint = colour(rng), colour(rng, 'grey')
     second = colour(rng) if rng.uniform() < 0.35 else first
@@ -105,7 +109,7 @@ def _tiles(rng):
     return image
 
 
-def _bricks(rng):
+def _bricks(rng: np.random.Generator) -> _Field:
     base, mortar = colour(rng, str(rng.choice(['wood', 'light', 'grey']))), colour(rng, 'grey')
     rows, columns = int(rng.choice([6, 8, 10])), int(rng.choice([3, 4]))
     image = np.empty((SIZE, SIZE, 3))
@@ -120,30 +124,30 @@ def _bricks(rng):
     return image * (0.75 + 0.35 * noise(rng, 0.8))[..., None]
 
 
-def _speckle(rng):
+def _speckle(rng: np.random.Generator) -> _Field:
     base = np.array(colour(rng))
     fine = noise(rng, rng.uniform(0.1, 0.7))
     return base * (1 + rng.uniform(0.1, 0.8) * (fine - 0.5))[..., None]
 
 
-def _cloudy(rng):
+def _cloudy(rng: np.random.Generator) -> _Field:
     base = colour(rng, 'wall')
     return _blend(noise(rng, rng.uniform(1.0, 1.9)), base, _near(rng, base, 0.15))
 
 
-def _marble(rng):
+def _marble(rng: np.random.Generator) -> _Field:
     veins = np.abs(np.sin(noise(rng, 1.7) * rng.uniform(8, 25))) ** rng.uniform(0.2, 0.6)
     return _blend(veins, colour(rng, 'light' if rng.uniform() < 0.6 else 'any'), colour(rng))
 
 
-def _terrazzo(rng):
+def _terrazzo(rng: np.random.Generator) -> _Field:
     cells = noise(rng, 0.9)
     levels = np.quantile(cells, np.sort(rng.uniform(0, 1, 5)))
     palette = np.array([colour(rng) for _ in range(6)])
     return palette[np.digitize(cells, levels)]
 
 
-def _stripes(rng):
+def _stripes(rng: np.random.Generator) -> _Field:
     count = int(rng.choice([2, 4, 6, 10, 16]))
     palette = np.array([colour(rng, 'wall') if rng.uniform() < 0.4 else colour(rng)
                         for _ in range(int(rng.integers(2, 4)))])
@@ -154,7 +158,7 @@ def _stripes(rng):
     return image
 
 
-def _dots(rng):
+def _dots(rng: np.random.Generator) -> _Field:
     image = np.empty((SIZE, SIZE, 3))
     image[:] = colour(rng, 'wall')
     dot = colour(rng)
@@ -166,23 +170,23 @@ def _dots(rng):
     return image
 
 
-def _weave(rng):
+def _weave(rng: np.random.Generator) -> _Field:
     base = np.array(colour(rng))
     wave = np.sin(np.arange(SIZE) * 2 * np.pi * int(rng.choice([32, 48, 64])) / SIZE)
     cloth = 1 + 0.2 * wave[:, None] * wave[None, :]
     return base * (cloth * (0.8 + 0.4 * noise(rng, 0.7)))[..., None]
 
 
-def _picture(rng):
+def _picture(rng: np.random.Generator) -> _Field:
     """A painting or photograph: coloured blobs and shapes with soft borders."""
     image = _blend(noise(rng, 1.8), colour(rng), colour(rng))
     for _ in range(int(rng.integers(0, 5))):
         mask = noise(rng, 2.0) > rng.uniform(0.5, 0.8)
         image[mask] = _blend(noise(rng, 1.2), colour(rng), colour(rng))[mask]
-    return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2))
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2)), np.float64)
 
 
-def _print(rng):
+def _print(rng: np.random.Generator) -> _Field:
     """The face of a package or book: bands, blocks, a picture and text."""
     image = np.empty((SIZE, SIZE, 3))
     image[:] = colour(rng)
@@ -211,7 +215,7 @@ def _print(rng):
     return image
 
 
-def _plain(rng):
+def _plain(rng: np.random.Generator) -> _Field:
     base = np.array(colour(rng, 'wall'))
     return base * (1 + rng.uniform(0, 0.08) * (noise(rng, 0.9) - 0.5))[..., None]
 

@@ -13,12 +13,11 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
-
 from depth_node.synthesis import scenes
 from depth_node.synthesis.blender import Stage
 from depth_node.synthesis.catalogue import Asset, find_archives, load_catalogue
-from depth_node.synthesis.writer import finished_scenes, frame_fault, SceneWriter, tone_map
+from depth_node.synthesis.writer import SceneWriter, finished_scenes, frame_fault, tone_map
+import numpy as np
 
 VIEWS_A_SCENE = {'room': 6, 'table': 5}
 TABLE_SHARE = 0.45  # of scenes; tables have fewer views, which makes about 40 % of frames

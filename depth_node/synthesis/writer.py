@@ -12,10 +12,9 @@ import shutil
 from typing import Any
 
 import cv2
+from depth_node.synthesis.viewpoints import View, focal_px
 import numpy as np
 from numpy.typing import NDArray
-
-from depth_node.synthesis.viewpoints import View, focal_px
 
 FORMAT_VERSION = 1
 SPLITS = ('train', 'val', 'test')
@@ -156,7 +155,7 @@ def summarise(root: Path, settings: dict[str, Any], attribution: list[dict[str, 
         counts[split] = {'scenes': len(scenes), 'frames': len(paths),
                          'room': kinds.count('room'), 'table': kinds.count('table')}
     for path in frames[:: max(1, len(frames) // 400)]:
-        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[::4, ::4].astype(float) / 1000
+        depth = _read(path)[::4, ::4].astype(float) / 1000
         histogram += np.histogram(depth[depth > 0], _HISTOGRAM_M)[0]
     meta = {
         'version': FORMAT_VERSION, **settings, 'counts': counts,
@@ -175,6 +174,14 @@ def summarise(root: Path, settings: dict[str, Any], attribution: list[dict[str, 
     return meta
 
 
+def _read(path: Path) -> NDArray[Any]:
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise OSError(f'{path}: missing or not readable; delete its scene folder and run the same '
+                      'command again')
+    return picture
+
+
 def contact_sheet(depth_paths: list[Path], columns: int = 5, rows: int = 8
                   ) -> NDArray[np.uint8] | None:
     """A (H, W, 3) BGR sheet of evenly chosen frames, each beside its colour-coded depth."""
@@ -184,10 +191,8 @@ def contact_sheet(depth_paths: list[Path], columns: int = 5, rows: int = 8
               np.linspace(0, len(depth_paths) - 1, columns * rows).astype(int)]
     tiles = []
     for path in chosen:
-        picture = cv2.imread(str(path).replace('.depth.png', '.jpg'))
-        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32)
-        if picture is None:
-            raise FileNotFoundError(f'{path}: its .jpg is missing; delete the scene folder')
+        picture = _read(Path(str(path).replace('.depth.png', '.jpg')))
+        depth = _read(path).astype(np.float32)
         known = depth > 0
         low, high = np.percentile(1 / depth[known], [1, 99]) if known.any() else (0, 1)
         inverse = (1 / np.maximum(depth, 1) - low) / max(high - low, 1e-9)

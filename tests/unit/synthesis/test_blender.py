@@ -2,12 +2,11 @@
 
 import importlib.util
 
-import numpy as np
-import pytest
-
 from depth_node.synthesis.blender import Stage
 from depth_node.synthesis.layout import Footprint
-from depth_node.synthesis.viewpoints import focal_px, View
+from depth_node.synthesis.viewpoints import View, focal_px
+import numpy as np
+import pytest
 
 pytestmark = [
     pytest.mark.synthesis,

@@ -1,8 +1,7 @@
 import zipfile
 
-import pytest
-
 from depth_node.synthesis import attribution, catalogue
+import pytest
 
 PROPERTIES = """# a comment
 id=SweetHome3D#Some

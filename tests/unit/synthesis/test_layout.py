@@ -1,11 +1,10 @@
 import itertools
 
-import numpy as np
-import pytest
-
 from depth_node.synthesis import textures
 from depth_node.synthesis.catalogue import Asset
-from depth_node.synthesis.layout import against_wall, Footprint, plan_room, plan_table
+from depth_node.synthesis.layout import Footprint, against_wall, plan_room, plan_table
+import numpy as np
+import pytest
 
 
 def asset(name, role, size_m, category='Living room', elevation_m=0.0):
@@ -92,7 +91,7 @@ def test_stacks_stand_on_each_other():
     stacked = 0
     for seed in range(30):
         plan = plan_table(np.random.default_rng(seed), ASSETS, 'set', top=0.5)
-        for below, above in zip(plan.solids, plan.solids[1:]):
+        for below, above in itertools.pairwise(plan.solids):
             if above.z > 0.5:
                 stacked += 1
                 assert above.z == pytest.approx(below.z + below.height)

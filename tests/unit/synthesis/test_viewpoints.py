@@ -1,8 +1,7 @@
-import numpy as np
-import pytest
-
 from depth_node.synthesis import viewpoints
 from depth_node.synthesis.viewpoints import View
+import numpy as np
+import pytest
 
 
 def project(view, size_hw, point):

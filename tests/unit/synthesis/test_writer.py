@@ -1,12 +1,11 @@
 import json
 
 import cv2
-import numpy as np
-import pytest
-
 from depth_node.synthesis import generate, writer
 from depth_node.synthesis.blender import RenderError
 from depth_node.synthesis.viewpoints import View
+import numpy as np
+import pytest
 
 VIEW = View((0.5, -0.2, 1.1), 30.0, -20.0, 2.0, 60.0)
 
@@ -169,5 +168,5 @@ def test_interpreter_without_blender_says_what_to_install(tmp_path):
     missing = tmp_path / 'python'
     missing.write_text('#!/bin/sh\necho "ModuleNotFoundError: No module named bpy" >&2\nexit 1\n')
     missing.chmod(0o755)
-    with pytest.raises(RenderError, match='bpy==5.0.1'):
+    with pytest.raises(RenderError, match=r'bpy==5\.0\.1'):
         generate.find_python(str(missing))
