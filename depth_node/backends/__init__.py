@@ -188,6 +188,12 @@ def open_backend(
         raise BackendError(f'precision {precision!r}: known are {", ".join(PRECISIONS)}')
     if threads is not None and threads < 1:
         raise BackendError(f'threads {threads}: 1 or more is expected')
+    if cache_dir is not None:
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BackendError(f'cache_dir {cache_dir}: {error.strerror or error}; choose a '
+                               'folder that can be written, or none') from error
     refusals: list[Refusal] = []
 
     def refuse(name: str, reason: str) -> None:
@@ -307,5 +313,9 @@ def _module(name: str) -> ModuleType:
 
 
 def _first_line(error: Exception) -> str:
+    """Return the line that tells something; OpenVINO puts places in its source before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f'{type(error).__name__}: {lines[0][:300] if lines else "no message"}'
+    telling = [line for line in lines if not line.startswith(('Exception from ', 'Check '))
+               and not line.endswith(' failed with GeneralFailure:')]
+    text = (telling or lines or ['no message'])[0]
+    return f'{type(error).__name__}: {text[:300]}'

@@ -375,6 +375,62 @@ def test_model_cache_is_written_where_it_is_told(tiny_card, tmp_path):
         np.testing.assert_allclose(backend.run(batch)['depth'][0, 0], expected(batch), rtol=1e-5)
 
 
+@pytest.mark.parametrize('garbage', [b'', b'garbage' * 100, None])
+def test_damaged_model_cache_is_no_obstacle(tiny_card, tmp_path, garbage):
+    pytest.importorskip('openvino')
+    cache = tmp_path / 'cache'
+    card = tiny_card()
+    open_backend(card, 'openvino', cache_dir=cache).close()
+    for path in cache.rglob('*.blob'):
+        blob = path.read_bytes()
+        path.write_bytes(blob[:len(blob) // 2] if garbage is None else garbage)
+    batch = picture()
+    with open_backend(card, 'openvino', cache_dir=cache) as backend:
+        np.testing.assert_allclose(backend.run(batch)['depth'][0, 0], expected(batch), rtol=1e-5)
+
+
+def test_model_cache_that_cannot_be_written(tiny_card, tmp_path):
+    (tmp_path / 'file').write_text('x')
+    with pytest.raises(BackendError, match=r'cache_dir .*choose a folder'):
+        open_backend(tiny_card(), cache_dir=tmp_path / 'file' / 'cache')
+
+
+def test_cuda_that_does_not_start_is_passed_over(tiny_card, monkeypatch):
+    """As on a machine with onnxruntime-gpu and without a driver."""
+    pytest.importorskip('openvino')
+    ort = pytest.importorskip('onnxruntime')
+    providers = ort.get_available_providers()
+    if 'CUDAExecutionProvider' in providers:
+        pytest.skip('this machine has the CUDA provider')
+    monkeypatch.setattr(ort, 'get_available_providers', lambda: [
+        'CUDAExecutionProvider', *providers])
+    monkeypatch.setattr(ort, 'InferenceSession', lambda path, options=None, providers=None: (
+        FallenBack()))
+    with open_backend(tiny_card()) as backend:
+        assert backend.name == 'openvino'
+        (refusal,) = backend.refusals
+    assert refusal.backend == 'onnxruntime-cuda'
+    assert 'fell back to the CPU' in refusal.reason
+
+
+class FallenBack:
+    """A session that ONNX Runtime opened on the CPU although CUDA was asked for."""
+
+    def get_providers(self):
+        return ['CPUExecutionProvider']
+
+
+def test_a_telling_line_of_openvinos_error_is_shown(tiny_card):
+    from depth_node.model_card import FileSpec, file_sha256
+    pytest.importorskip('openvino')
+    card = tiny_card()
+    path = card.precisions['fp32'].path
+    path.write_bytes(b'this is not a network')
+    card.precisions['fp32'] = FileSpec(path, file_sha256(path))
+    with pytest.raises(BackendError, match='Unable to read the model'):
+        open_backend(card, 'openvino')
+
+
 def test_signature_of_a_graph(tiny_card, name, monkeypatch):
     monkeypatch.setattr(backends, 'AUTO_ORDER', ('onnxruntime-cuda', name))
     path = tiny_card(dynamic=True).precisions['fp32'].path
