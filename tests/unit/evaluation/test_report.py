@@ -1,0 +1,214 @@
+"""Tables, JSON, Markdown, pictures and the card's entry say what was measured."""
+
+from dataclasses import replace
+import json
+import math
+
+import cv2
+from depth_node.evaluation import report
+from depth_node.evaluation.metrics import BoundarySums, ErrorSums
+from depth_node.evaluation.protocols import (
+    AlignedScore,
+    DatasetResult,
+    Example,
+    FrameScore,
+    Protocol,
+)
+from depth_node.evaluation.readers import Skipped
+from depth_node.model_card import FileSpec, InputSpec, ModelCard, OutputSpec
+import numpy as np
+import pytest
+
+TRUE = np.linspace(1.0, 4.0, 12 * 16).reshape(12, 16)
+
+
+def example(name, factor):
+    predicted = (factor * TRUE).astype(np.float32)
+    predicted[0, 0] = np.inf
+    true = TRUE.astype(np.float32).copy()
+    true[5, 5] = np.nan
+    return Example(name, factor - 1, np.full((12, 16, 3), 90, np.uint8), true, predicted)
+
+
+def frame(name, factor, plane_factor=1.4):
+    predicted = factor * TRUE
+    score = AlignedScore(
+        ErrorSums.of(predicted, TRUE), BoundarySums.of(predicted, TRUE), 1.0, 0.0
+    )
+    return FrameScore(
+        name,
+        TRUE.size,
+        TRUE.size - 20,
+        {'none': score},
+        ErrorSums.of(plane_factor * TRUE, TRUE),
+        0.004,
+    )
+
+
+def result(name='osd', metric=True):
+    return DatasetResult(
+        name,
+        'osd',
+        'made in memory',
+        metric,
+        ('none',),
+        (frame('a', 1.1), frame('b', 1.3)),
+        (Skipped('c', 'c.png: broken'),),
+        worst=(example('b', 1.3),),
+        best=(example('a', 1.1),),
+        size_hw=((12, 16),),
+        notes=('field of view assumed',),
+    )
+
+
+def run(*results):
+    return report.Run(
+        'small',
+        'small.onnx',
+        'ab' * 32,
+        'onnxruntime',
+        'fp32',
+        'off',
+        'depth-node evaluate --model small',
+        '2026-11-21',
+        '0.1.0',
+        Protocol(alignments=('none',)),
+        results or (result(),),
+    )
+
+
+def test_rows_have_the_metrics_and_the_baseline():
+    per_image, pooled = report.rows(run())
+    assert (per_image['mode'], pooled['mode']) == ('per-image', 'pooled')
+    assert per_image['abs_rel'] == pytest.approx(0.2)
+    assert per_image['plane_abs_rel'] == pytest.approx(0.4)
+    assert per_image['ratio_to_plane'] == pytest.approx(0.5)
+    assert per_image['delta1'] == pytest.approx(0.5)
+    assert per_image['rms'] < pooled['rms']
+    assert per_image['coverage'] == pytest.approx(1 - 20 / TRUE.size)
+
+
+def test_table_is_aligned_and_names_model_and_hash():
+    lines = report.text_table(run()).splitlines()
+    assert 'small fp32 (small.onnx, sha256 abababababab) on onnxruntime' in lines[0]
+    assert lines[3].split()[:6] == ['osd', '2', 'per-image', 'none', '0.200', '0.500']
+    assert lines[3].split()[-4:] == ['0.400', '0.50', '89.6', '%']
+    assert lines[1].index('alignment') == lines[3].index('none')
+
+
+def test_json_is_strict_and_complete():
+    empty = replace(result('aloe', metric=False), frames=(
+        replace(frame('a', 1.1), known=0, predicted=0, aligned={
+            'none': AlignedScore(ErrorSums(), BoundarySums(), math.nan, math.nan)}),
+    ))
+    text = json.dumps(report.to_json(run(result(), empty)), allow_nan=False)
+    data = json.loads(text)
+    assert data['sha256'] == 'ab' * 32
+    assert data['protocol']['max_depth_m'] == 10.0
+    osd, aloe = data['datasets']
+    assert osd['frames_read'] == 2
+    assert osd['skipped'] == [{'name': 'c', 'reason': 'c.png: broken'}]
+    assert osd['frames'][1]['aligned']['none']['abs_rel'] == pytest.approx(0.3)
+    assert osd['pipeline_ms_median'] == pytest.approx(4)
+    assert 'rms' not in aloe['frames'][0]['aligned']['none']
+    assert aloe['frames'][0]['coverage'] is None
+    assert data['rows'][2]['abs_rel'] is None
+
+
+def test_markdown_names_protocol_mode_hash_and_skips():
+    text = report.markdown(run(), ['examples_osd.png'])
+    for part in (
+        'small fp32 (small.onnx, sha256 abababababab) on onnxruntime',
+        'truth 0.001 to 10 m',
+        '| osd | 2 | per-image | none | 0.200 | 0.500 |',
+        'skipped c: c.png: broken',
+        'field of view assumed',
+        '2 frames read, 1 skipped',
+        '![examples_osd.png](examples_osd.png)',
+        '`depth-node evaluate --model small`',
+    ):
+        assert part in text, part
+    assert 'negative scale' not in text
+
+
+def test_markdown_says_when_near_and_far_are_exchanged():
+    flipped = frame('a', 1.1)
+    flipped = replace(flipped, aligned={'none': replace(flipped.aligned['none'], scale=-2.0)})
+    text = report.markdown(run(replace(result(), frames=(flipped, frame('b', 1.3)))))
+    assert 'none: negative scale (near and far exchanged) on 1 frames' in text
+
+
+def test_contact_sheet_paints_error_and_missing_predictions():
+    page = report.contact_sheet(run(), result())
+    assert page.dtype == np.uint8
+    assert page.shape[1] >= 4 * 16
+    strip = report._strip('worst 1', example('b', 1.3), result())[-12:]
+    assert strip.shape == (12, 64, 3)
+    picture, truth, predicted, error = (strip[:, 16 * i : 16 * (i + 1)] for i in range(4))
+    assert (picture == 90).all()
+    assert (truth[5, 5] == 0).all()  # unknown truth
+    assert (predicted[0, 0] == 128).all()  # no prediction
+    assert (error[0, 0] == 128).all()
+    assert (error[5, 5] == 0).all()
+    level = np.uint8(0.3 / 0.5 * 255)
+    expected = cv2.applyColorMap(np.full((1, 1), level, np.uint8), cv2.COLORMAP_INFERNO)[0, 0]
+    assert np.abs(error[3, 3].astype(int) - expected.astype(int)).max() <= 8
+
+
+def test_write_makes_files_that_open(tmp_path):
+    written = report.write(run(result('rendered/test')), tmp_path / 'deep' / 'out')
+    assert [path.name for path in written] == [
+        'examples_rendered_test.png',
+        'results.json',
+        'report.md',
+    ]
+    assert cv2.imread(str(written[0])) is not None
+    assert json.loads(written[1].read_text())['rows'][0]['dataset'] == 'rendered/test'
+    assert 'examples_rendered_test.png' in written[2].read_text()
+
+
+def card(tmp_path, **metrics):
+    return ModelCard(
+        'small',
+        tmp_path / 'small.yaml',
+        'Apache-2.0',
+        InputSpec('image', 'uint8_nhwc', size_hw=(12, 16)),
+        OutputSpec('depth', 'depth', 'm', (0.1, 10.0)),
+        {'fp32': FileSpec(tmp_path / 'small.onnx', 'ab' * 32)},
+        metrics=metrics,
+    )
+
+
+def test_card_entry_survives_a_round_trip_and_keeps_others(tmp_path):
+    old = card(tmp_path, int8={'osd': {'frames': 45}}, fp32={'motorcycle': {'frames': 1}}, words='x')
+    new = report.updated_card(old, run())
+    assert old.metrics['fp32'] == {'motorcycle': {'frames': 1}}
+    loaded = ModelCard.load(new.save(tmp_path / 'small.yaml'))
+    assert loaded.metrics['int8'] == {'osd': {'frames': 45}}
+    assert loaded.metrics['words'] == 'x'
+    assert loaded.metrics['fp32']['motorcycle'] == {'frames': 1}
+    entry = loaded.metrics['fp32']['osd']
+    assert entry['none']['abs_rel'] == 0.2
+    assert entry['none']['ratio_to_plane'] == 0.5
+    assert entry['mode'] == 'per-image'
+    assert entry['frames'] == 2
+    assert entry['skipped'] == 1
+    assert entry['date'] == '2026-11-21'
+    assert entry['command'] == 'depth-node evaluate --model small'
+    assert 'truth 0.001 to 10 m' in entry['protocol']
+    assert 'filters off' in entry['protocol']
+
+
+def test_card_entry_of_a_pooled_run_says_so(tmp_path):
+    pooled = replace(run(), protocol=Protocol(alignments=('none',), modes=('pooled',)))
+    assert report.updated_card(card(tmp_path), pooled).metrics['fp32']['osd']['mode'] == 'pooled'
+
+
+def test_command_line_hides_the_folders_of_this_machine():
+    words = ['--data', 'osd:../shared/osd', '--data', 'rendered:/home/me/data/frames/test']
+    words += ['--model', '/opt/x/models/small.yaml', '--out', '/tmp']
+    line = report.command_line(words)
+    assert line == (
+        'depth-node evaluate --data osd:../shared/osd --data rendered:.../frames/test '
+        '--model .../models/small.yaml --out /tmp'
+    )
