@@ -34,7 +34,7 @@ setup-test:
 
 .PHONY: test
 test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all tests.
-	@. scripts/env.sh; python -m pytest $(PYTEST_ARGS)
+	@. scripts/env.sh; python -m pytest --timeout 300 $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: setup-test  ## Run ruff, and mypy on the core.
