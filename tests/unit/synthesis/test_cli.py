@@ -1,0 +1,46 @@
+import argparse
+import subprocess
+import sys
+
+from depth_node.cli import synthesize
+import pytest
+
+
+def parse(*words):
+    parser = argparse.ArgumentParser()
+    synthesize.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_nothing_imports_blender_before_it_renders():
+    blocked = ['bpy', 'mathutils', 'OpenEXR', 'torch', 'rclpy']
+    modules = ['blender', 'scenes', 'clip', 'worker', 'generate', 'clip_process', 'attribution']
+    code = f'import sys; sys.modules.update(dict.fromkeys({blocked})); ' + '; '.join(
+        f'import depth_node.synthesis.{name}' for name in modules)
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_verb_itself_imports_nothing_heavy():
+    code = ('import sys, depth_node.cli.synthesize; '
+            'sys.exit(" ".join({"numpy", "cv2", "tqdm"} & set(sys.modules)))')
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_size_is_width_by_height():
+    assert parse('--out', 'x', '--size', '320x240').size == (320, 240)
+
+
+@pytest.mark.parametrize(
+    'words', [('--size', '320'), ('--size', '0x10'), ('--workers', '0'), ('--tables', '1.5'),
+              ('--preset', 'huge')],
+)
+def test_impossible_values_are_usage_errors(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse('--out', 'x', *words)
+    assert error.value.code == 2
+    assert words[1] in capsys.readouterr().err
+
+
+def test_missing_catalogue_ends_with_what_to_install(tmp_path, capsys):
+    assert synthesize.run(parse('--out', str(tmp_path), '--catalogue', str(tmp_path))) == 1
+    assert 'apt install sweethome3d-furniture' in capsys.readouterr().err
