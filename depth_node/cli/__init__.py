@@ -34,7 +34,7 @@ class UsageError(CommandError):
 
 
 class Verb(NamedTuple):
-    """A row of the table: `extra` is what pip must install for the verb, besides the basics."""
+    """A row of the table: `extra` names what setup must add for the verb, '' for nothing."""
 
     name: str
     extra: str
@@ -43,20 +43,33 @@ class Verb(NamedTuple):
 
 VERBS: Final = tuple(Verb(*row) for row in (
     ('demo', 'demo', 'Use a model'),
-    ('infer', 'cpu', 'Use a model'),
-    ('bench', 'cpu', 'Use a model'),
-    ('models', 'cpu', 'Use a model'),
+    ('infer', '', 'Use a model'),
+    ('bench', '', 'Use a model'),
+    ('models', '', 'Use a model'),
     ('doctor', '', 'Use a model'),
-    ('evaluate', 'cpu', 'Make a model'),
+    ('evaluate', '', 'Make a model'),
     ('synthesize', 'synthesis', 'Make a model'),
     ('train', 'train', 'Make a model'),
     ('export', 'export', 'Make a model'),
     ('quantize', 'export', 'Make a model'),
 ))
 
-# Modules by the extra of setup that brings them, where the verb's own is not the right one
-_EXTRA_OF: Final = {'cv2': 'opencv', 'rosbags': 'demo', 'bpy': 'synthesis', 'torch': 'train',
-                    'lightning': 'train', 'onnx': 'export', 'onnxscript': 'export'}
+# How to get a module that is missing, where the verb's extra is not the answer.
+_CURES: Final = {
+    'cv2': "pip install 'depth-node[opencv]' (on a robot: apt install python3-opencv)",
+    'rosbags': "pip install 'depth-node[demo]'",
+    'bpy': "pip install 'depth-node[synthesis]'",
+    'torch': "pip install 'depth-node[train]'",
+    'lightning': "pip install 'depth-node[train]'",
+    'onnx': "pip install 'depth-node[export]'",
+    'skimage': 'pip install scikit-image',
+    'yaml': 'pip install PyYAML',
+}
+_ROS_MODULES: Final = ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs',
+                       'builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs',
+                       'lifecycle_msgs', 'ament_index_python', 'launch', 'launch_ros')
+_ROS_CURE: Final = ('source /opt/ros/<distro>/setup.bash, or in a clone: make, then source '
+                    'scripts/env.sh')
 
 _EXAMPLES: Final = """\
 examples:
@@ -162,11 +175,13 @@ def _explain(verb: Verb, error: Exception) -> tuple[str, int]:
         return f'{error}\n(depth-node {verb.name} --help)', USAGE
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.split('.')[0]
+        if module in _ROS_MODULES:
+            return f'it needs ROS 2 ({module} is not found): {_ROS_CURE}', FAILED
         if module != 'depth_node':
-            extra = _EXTRA_OF.get(module, verb.extra)
-            cure = f"pip install 'depth-node[{extra}]'" if extra else f'pip install {module}'
+            default = f"pip install 'depth-node[{verb.extra}]'" if verb.extra else (
+                f'pip install {module}')
             return (f'it needs the Python package {module!r}, which is not installed; '
-                    f'install it with: {cure}', FAILED)
+                    f'install it with: {_CURES.get(module, default)}', FAILED)
     if isinstance(error, (CommandError, OSError)) or _is_ours(error):
         return str(error) or type(error).__name__, FAILED
     return (f'unexpected {type(error).__name__}: {error}; '

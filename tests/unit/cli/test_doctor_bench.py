@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -36,8 +38,6 @@ def test_doctor_names_a_bad_model(cli, tiny_card):
 
 
 def test_doctor_without_backends_fails_and_tells_the_cure(environment, tmp_path):
-    import subprocess
-    import sys
     code = ('import sys; sys.modules.update(dict.fromkeys(["openvino", "onnxruntime"])); '
             'from depth_node.cli import main; sys.exit(main(["doctor"]))')
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
@@ -96,3 +96,16 @@ def test_bench_without_anything_to_measure(cli, tiny_card):
     result = cli('bench', '--model', 'tiny', '--precisions', 'int8')
     assert result.returncode == 1
     assert 'no int8 file' in result.stderr
+
+
+def test_benchmark_script_keeps_the_figures(repository, environment, tiny_card, tmp_path):
+    tiny_card()
+    result = subprocess.run(
+        [sys.executable, str(repository / 'benchmarks' / 'backends.py'), '--name', 'here',
+         '--out', 'results', '--', '--model', 'tiny', '--rounds', '1', '--iterations', '2',
+         '--no-start'],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    assert result.returncode == 0, result.stderr
+    document = json.loads((tmp_path / 'results' / 'backends-here.json').read_text())
+    assert document['model'] == 'tiny'
+    assert document['results'][0]['backend'] in result.stdout

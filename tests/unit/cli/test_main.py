@@ -94,6 +94,8 @@ def raising(error):
      "needs the Python package 'torch', which is not installed; install it with: "
      "pip install 'depth-node[train]'"),
     (ModuleNotFoundError("No module named 'x.y'", name='x.y'), 1, 'pip install x'),
+    (ModuleNotFoundError("No module named 'rclpy'", name='rclpy'), 1,
+     'it needs ROS 2 (rclpy is not found): source /opt/ros/'),
     (ModuleNotFoundError("No module named 'depth_node.z'", name='depth_node.z'), 1,
      'unexpected ModuleNotFoundError'),
     (KeyboardInterrupt(), 130, 'interrupted'),
@@ -117,6 +119,18 @@ def test_debug_lets_the_error_through(monkeypatch, arguments):
 def test_the_verbs_status_is_the_process_status(monkeypatch, status):
     fake_verb(monkeypatch, lambda args: status)
     assert main(['doctor']) == status
+
+
+def test_a_verb_without_its_extra_names_it(environment, tmp_path):
+    code = ('import sys; sys.modules.update(dict.fromkeys(sys.argv[2].split(","))); '
+            'from depth_node.cli import main; sys.exit(main(sys.argv[3:]))')
+    (tmp_path / 'x.yaml').write_text('{}')
+    result = subprocess.run(
+        [sys.executable, '-c', code, '-', 'torch,lightning', 'train', '--config', 'x.yaml'],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    assert result.returncode == 1
+    assert "pip install 'depth-node[train]'" in result.stderr
+    assert 'Traceback' not in result.stderr
 
 
 def test_a_reader_that_leaves_is_no_error_message(environment, tmp_path, tiny_card):
