@@ -10,11 +10,12 @@ import pytest
 cv2 = pytest.importorskip('cv2')
 pytest.importorskip('onnxruntime')
 
-LEVEL, DEPTH_M = 90, 4.1  # 0.02 * mean of (r, 2g, 3b) + 0.5, of a grey picture: 0.04 * 90 + 0.5
+RGB = (90, 60, 30)
+DEPTH_M = 2.5  # 0.02 * mean of (r, 2g, 3b) + 0.5; with red and blue swapped it would be 3.3
 
 
-def grey(height=48, width=80, level=LEVEL):
-    return np.full((height, width, 3), level, np.uint8)
+def wall(height=48, width=80, rgb=RGB):
+    return np.full((height, width, 3), rgb[::-1], np.uint8)
 
 
 def save(path, bgr):
@@ -38,17 +39,17 @@ def video(tmp_path):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 12.0, (80, 48))
     assert writer.isOpened()
     for _ in range(9):
-        writer.write(grey())
+        writer.write(wall())
     writer.release()
     return path
 
 
 def test_picture_gives_depth_colours_and_cloud(cli, tmp_path, tiny_card):
     tiny_card()
-    save(tmp_path / 'wall.png', grey())
+    save(tmp_path / 'wall.png', wall())
     result = cli('infer', 'wall.png', '--model', 'tiny', '--hfov', 90, '-o', 'out')
     assert result.returncode == 0, result.stderr
-    assert 'wall.png: median 4.10 m, 100 %' in result.stdout
+    assert 'wall.png: median 2.50 m, 100 %' in result.stdout
     out = tmp_path / 'out'
     assert sorted(p.name for p in out.iterdir()) == [
         'wall_cloud.ply', 'wall_color.png', 'wall_depth.npy', 'wall_depth.png']
@@ -58,15 +59,15 @@ def test_picture_gives_depth_colours_and_cloud(cli, tmp_path, tiny_card):
     np.testing.assert_allclose(depth, DEPTH_M, rtol=1e-5)
     millimetres = cv2.imread(str(out / 'wall_depth.png'), cv2.IMREAD_UNCHANGED)
     assert millimetres.dtype == np.uint16
-    assert (millimetres == 4100).all()
+    assert (millimetres == 2500).all()
     assert cv2.imread(str(out / 'wall_color.png')).shape == (48, 80, 3)
     points = points_of(out / 'wall_cloud.ply')
-    # a wall at Z = 4.1 m; with a field of view of 90 degrees f = width / 2 = 40 px
+    # a wall at Z = 2.5 m; with a field of view of 90 degrees f = width / 2 = 40 px
     assert len(points) == 48 * 80
     np.testing.assert_allclose(points['xyz'][:, 2], DEPTH_M, rtol=1e-5)
     assert points['xyz'][:, 0].max() == pytest.approx(DEPTH_M * 39.5 / 40, rel=1e-4)
     assert points['xyz'][:, 1].max() == pytest.approx(DEPTH_M * 23.5 / 40, rel=1e-4)
-    assert (points['rgb'] == LEVEL).all()
+    assert (points['rgb'] == RGB).all()
 
 
 def test_real_picture(cli, tmp_path, tiny_card):
@@ -90,13 +91,13 @@ def test_real_picture(cli, tmp_path, tiny_card):
 
 def test_folder_with_a_corrupt_file_does_the_others_and_fails(cli, tmp_path, tiny_card):
     tiny_card()
-    save(tmp_path / 'in' / 'a.jpg', grey())
-    whole = save(tmp_path / 'in' / 'b.jpg', grey()).read_bytes()
+    save(tmp_path / 'in' / 'a.jpg', wall())
+    whole = save(tmp_path / 'in' / 'b.jpg', wall()).read_bytes()
     (tmp_path / 'in' / 'b.jpg').write_bytes(whole[:len(whole) * 2 // 3])
     (tmp_path / 'in' / 'c.png').write_bytes(b'no picture')
-    save(tmp_path / 'in' / 'd.bmp', grey())
+    save(tmp_path / 'in' / 'd.bmp', wall())
     (tmp_path / 'in' / 'notes.txt').write_text('not a picture, and not meant as one')
-    save(tmp_path / 'in' / 'sub' / 'e.png', grey())
+    save(tmp_path / 'in' / 'sub' / 'e.png', wall())
     result = cli('infer', 'in', '--model', 'tiny', '--write', 'npy', '-o', 'out', '--json')
     assert result.returncode == 1
     report = json.loads(result.stdout)
@@ -115,18 +116,18 @@ def test_folder_with_a_corrupt_file_does_the_others_and_fails(cli, tmp_path, tin
 
 def test_same_stem_does_not_overwrite(cli_here, tmp_path, tiny_card):
     tiny_card()
-    save(tmp_path / 'in' / 'a.png', grey())
-    save(tmp_path / 'in' / 'a.bmp', grey(level=40))
+    save(tmp_path / 'in' / 'a.png', wall())
+    save(tmp_path / 'in' / 'a.bmp', wall(rgb=(40, 40, 40)))
     result = cli_here('infer', 'in', '--model', 'tiny', '--write', 'npy', '-o', 'out')
     assert result.returncode == 0, result.stderr
     means = {p.name: float(np.load(p).mean()) for p in (tmp_path / 'out').iterdir()}
-    assert means == {'a_depth.npy': pytest.approx(2.1), 'a_png_depth.npy': pytest.approx(4.1)}
+    assert means == {'a_depth.npy': pytest.approx(2.1), 'a_png_depth.npy': pytest.approx(2.5)}
 
 
 def test_resume_skips_what_is_done_and_does_what_is_not(cli_here, tmp_path, tiny_card):
     tiny_card()
-    save(tmp_path / 'in' / 'a.png', grey())
-    save(tmp_path / 'in' / 'b.png', grey())
+    save(tmp_path / 'in' / 'a.png', wall())
+    save(tmp_path / 'in' / 'b.png', wall())
     options = ('infer', 'in', '--model', 'tiny', '--write', 'png,npy', '-o', 'out', '--resume')
     assert cli_here(*options).returncode == 0
     out = tmp_path / 'out'
@@ -184,7 +185,7 @@ def test_damaged_video_is_named(cli_here, tmp_path, tiny_card):
 def test_folder_as_a_video(cli_here, tmp_path, tiny_card):
     tiny_card()
     for number in range(3):
-        save(tmp_path / 'walk' / f'{number}.png', grey(48 + 10 * number, 80))
+        save(tmp_path / 'walk' / f'{number}.png', wall(48 + 10 * number, 80))
     result = cli_here('infer', 'walk', '--model', 'tiny', '--write', 'video', '--fps', 3,
                       '-o', 'out')
     assert result.returncode == 0, result.stderr
@@ -209,7 +210,7 @@ projection_matrix: {rows: 3, cols: 4, data: [120, 0, 79.5, 0, 0, 110, 47.5, 0, 0
 def test_calibration_of_a_larger_picture_is_scaled(cli_here, tmp_path, tiny_card):
     tiny_card()
     (tmp_path / 'camera.yaml').write_text(CALIBRATION)
-    save(tmp_path / 'wall.png', grey())  # half the calibrated size
+    save(tmp_path / 'wall.png', wall())  # half the calibrated size
     result = cli_here('infer', 'wall.png', '--model', 'tiny', '--camera-yaml', 'camera.yaml',
                  '--write', 'ply', '-o', 'out')
     assert result.returncode == 0, result.stderr
@@ -222,7 +223,7 @@ def test_calibration_of_a_larger_picture_is_scaled(cli_here, tmp_path, tiny_card
 def test_calibration_of_another_aspect_is_refused(cli_here, tmp_path, tiny_card):
     tiny_card()
     (tmp_path / 'camera.yaml').write_text(CALIBRATION)
-    save(tmp_path / 'wall.png', grey(60, 80))
+    save(tmp_path / 'wall.png', wall(60, 80))
     result = cli_here('infer', 'wall.png', '--model', 'tiny', '--camera-yaml', 'camera.yaml')
     assert result.returncode == 1
     assert 'the picture is 80x60, the calibration is for 160x96' in result.stderr
@@ -230,7 +231,7 @@ def test_calibration_of_another_aspect_is_refused(cli_here, tmp_path, tiny_card)
 
 def test_scale_multiplies_and_unknown_camera_is_noted(cli_here, tmp_path, tiny_card):
     tiny_card()
-    save(tmp_path / 'wall.png', grey())
+    save(tmp_path / 'wall.png', wall())
     result = cli_here('infer', 'wall.png', '--model', 'tiny', '--scale', 2, '--write', 'npy',
                  '-o', 'out')
     assert result.returncode == 0, result.stderr
@@ -240,7 +241,7 @@ def test_scale_multiplies_and_unknown_camera_is_noted(cli_here, tmp_path, tiny_c
 
 def test_cloud_is_thinned_out_to_the_limit(cli_here, tmp_path, tiny_card):
     tiny_card()
-    save(tmp_path / 'wall.png', grey())
+    save(tmp_path / 'wall.png', wall())
     result = cli_here('infer', 'wall.png', '--model', 'tiny', '--write', 'ply',
                       '--max-points', 500, '-o', 'out')
     assert result.returncode == 0, result.stderr
@@ -267,7 +268,7 @@ def test_cloud_is_thinned_out_to_the_limit(cli_here, tmp_path, tiny_card):
 ])
 def test_mistakes_are_named(cli_here, tmp_path, tiny_card, arguments, status, text):
     tiny_card()
-    save(tmp_path / 'wall.png', grey())
+    save(tmp_path / 'wall.png', wall())
     (tmp_path / 'empty').mkdir()
     result = cli_here('infer', *arguments)
     assert result.returncode == status, result.stderr
