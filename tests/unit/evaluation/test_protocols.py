@@ -56,10 +56,10 @@ def truth(seed, size_hw=SIZE_HW):
 
 
 def data_set(truths, broken=0, metric=True):
-    frames = [
-        MemoryFrame(f'f{i}', Sample(f'f{i}', np.full((*SIZE_HW, 3), i, np.uint8), t, CAMERA, metric))
-        for i, t in enumerate(truths)
-    ]
+    frames = []
+    for i, true in enumerate(truths):
+        rgb = np.full((*SIZE_HW, 3), i, np.uint8)
+        frames.append(MemoryFrame(f'f{i}', Sample(f'f{i}', rgb, true, CAMERA, metric)))
     frames += [MemoryFrame(f'broken{i}', None) for i in range(broken)]
     return Reader('set', 'folder', 'made in memory', frames, metric)
 

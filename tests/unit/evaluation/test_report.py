@@ -180,7 +180,9 @@ def card(tmp_path, **metrics):
 
 
 def test_card_entry_survives_a_round_trip_and_keeps_others(tmp_path):
-    old = card(tmp_path, int8={'osd': {'frames': 45}}, fp32={'motorcycle': {'frames': 1}}, words='x')
+    old = card(
+        tmp_path, int8={'osd': {'frames': 45}}, fp32={'motorcycle': {'frames': 1}}, words='x'
+    )
     new = report.updated_card(old, run())
     assert old.metrics['fp32'] == {'motorcycle': {'frames': 1}}
     loaded = ModelCard.load(new.save(tmp_path / 'small.yaml'))

@@ -1,0 +1,195 @@
+"""`depth-node evaluate` as a process, with a network in closed form: its error is known."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+from depth_node.model_card import ModelCard
+import numpy as np
+import pytest
+
+SIZE_HW = (24, 40)  # of the tiny network: no resize between picture and depth
+FACTOR = 1.25
+
+
+def picture(seed):
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(20, 235, (6, 10, 3), np.uint8)
+    return cv2.resize(coarse, SIZE_HW[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def predicted(rgb):
+    """What the tiny network computes (tests/unit/conftest.py): 0.5 to about 10.7 m."""
+    return 0.02 * (rgb.astype(np.float64) @ [1, 2, 3]) / 3 + 0.5
+
+
+def write_rendered(root, count=3, scene='room_0', suffix='.jpg'):
+    """Write frames whose truth is the network's own answer divided by FACTOR."""
+    folder = root / 'test' / scene
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        rgb = picture(i)
+        cv2.imwrite(str(folder / f'{i:04d}.jpg'), rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])
+        seen = cv2.imread(str(folder / f'{i:04d}.jpg'))[..., ::-1]  # as the reader sees it
+        true_mm = np.rint(1000 * predicted(seen) / FACTOR).astype(np.uint16)
+        true_mm[:3, :5] = 0
+        cv2.imwrite(str(folder / f'{i:04d}.depth.png'), true_mm)
+        camera = {'fx': 30.0, 'fy': 31.0, 'cx': 19.0, 'cy': 12.5, 'width': 40, 'height': 24}
+        (folder / f'{i:04d}.json').write_text(json.dumps(camera))
+    return root
+
+
+def test_measures_the_real_pipeline_and_writes_everything(cli, tiny_card, tmp_path):
+    tiny_card()
+    write_rendered(tmp_path / 'frames')
+    result = cli('evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--backend',
+                 'onnxruntime', '--max-depth', '20', '--out', 'report')
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith('rendered')]
+    assert [row[:4] for row in rows] == [
+        ['rendered/test', '3', mode, align]
+        for mode in ('per-image', 'pooled') for align in ('none', 'median', 'affine')]
+    assert float(rows[0][4]) == pytest.approx(FACTOR - 1, abs=0.001)
+    assert float(rows[1][4]) == pytest.approx(0, abs=0.001)
+    assert float(rows[2][4]) == pytest.approx(0, abs=0.001)
+    assert rows[0][-2:] == ['100.0', '%']
+    data = json.loads((tmp_path / 'report' / 'results.json').read_text())
+    assert data['precision'] == 'fp32'
+    assert data['backend'].startswith('onnxruntime ')
+    assert data['sha256'] == ModelCard.load(tmp_path / 'tiny.yaml').precisions['fp32'].sha256
+    assert data['rows'][0]['plane_abs_rel'] > 0.05
+    assert data['rows'][0]['ratio_to_plane'] == pytest.approx(
+        data['rows'][0]['abs_rel'] / data['rows'][0]['plane_abs_rel'])
+    assert data['command'] == (
+        'depth-node evaluate --model tiny --data rendered:frames --backend onnxruntime '
+        '--max-depth 20.0')
+    text = (tmp_path / 'report' / 'report.md').read_text()
+    assert data['sha256'][:12] in text
+    assert 'truth 0.001 to 20 m' in text
+    page = cv2.imread(str(tmp_path / 'report' / 'examples_rendered_test.png'))
+    assert page is not None
+    assert page.shape[1] >= 4 * 40
+
+
+def test_json_goes_to_stdout_alone(cli, tiny_card, tmp_path):
+    tiny_card()
+    write_rendered(tmp_path / 'frames', 1)
+    result = cli('evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--align', 'median',
+                 '--mode', 'pooled', '--json', '--max-depth', '20')
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads(result.stdout)['rows']
+    assert (row['mode'], row['alignment'], row['frames']) == ('pooled', 'median', 1)
+
+
+def test_a_folder_of_png_and_npy_with_k(cli_here, tiny_card, tmp_path):
+    tiny_card()
+    (tmp_path / 'mine').mkdir()
+    rgb = picture(7)
+    cv2.imwrite(str(tmp_path / 'mine/a.png'), rgb[..., ::-1])
+    np.save(tmp_path / 'mine/a.npy', predicted(rgb) / FACTOR)
+    result = cli_here('evaluate', '--model', 'tiny', '--data', 'folder:mine', '--k',
+                      '30,31,19,12', '--json', '--max-depth', '20')
+    assert result.returncode == 0, result.stderr
+    row = json.loads(result.stdout)['rows'][0]
+    assert row['abs_rel'] == pytest.approx(FACTOR - 1, rel=1e-5)
+    assert row['rms'] == pytest.approx(
+        np.sqrt(np.mean((predicted(rgb) * (1 - 1 / FACTOR)) ** 2)), rel=1e-5)
+
+
+def test_update_card_keeps_the_card_usable(cli_here, tiny_card, tmp_path):
+    tiny_card()
+    write_rendered(tmp_path / 'frames')
+    call = ['evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--max-depth', '20',
+            '--update-card']
+    result = cli_here(*call)
+    assert result.returncode == 0, result.stderr
+    card = ModelCard.load(tmp_path / 'tiny.yaml')
+    entry = card.metrics['fp32']['rendered/test']
+    assert entry['none']['abs_rel'] == pytest.approx(FACTOR - 1, abs=0.001)
+    assert entry['frames'] == 3
+    assert entry['command'].startswith('depth-node evaluate --model tiny --data rendered:frames')
+    assert len(entry['date']) == len('2026-11-21')
+    assert card.check is not None
+    assert cli_here(*call).returncode == 0  # the written card still passes its self-check
+
+
+def test_filters_are_off_unless_asked_for(cli_here, tiny_card, tmp_path):
+    tiny_card(changes={'output': {'range_m': [0.2, 4.0]}})
+    write_rendered(tmp_path / 'frames', 1)
+    call = ['evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--max-depth', '20',
+            '--json']
+    coverage = [json.loads(cli_here(*call, *more).stdout)['datasets'][0]['coverage']
+                for more in ([], ['--filters'])]
+    assert coverage[0] == 1
+    assert 0.05 < coverage[1] < 0.8  # beyond 4 m the product gives +Inf
+
+
+def test_a_broken_frame_is_named_and_the_others_measured(cli_here, tiny_card, tmp_path):
+    tiny_card()
+    write_rendered(tmp_path / 'frames')
+    (tmp_path / 'frames/test/room_0/0001.jpg').write_bytes(b'nothing')
+    result = cli_here('evaluate', '--model', 'tiny', '--data', 'rendered:frames')
+    assert result.returncode == 0
+    assert 'skipped room_0/0001' in result.stderr
+    assert '0001.jpg: not a readable picture' in result.stderr
+    assert result.stdout.splitlines()[3].split()[1] == '2'
+
+
+def test_one_useless_data_set_fails_the_call_after_the_others(cli_here, tiny_card, tmp_path):
+    tiny_card()
+    write_rendered(tmp_path / 'frames', 1)
+    (tmp_path / 'bad').mkdir()
+    (tmp_path / 'bad/a.jpg').write_bytes(b'nothing')
+    before = (tmp_path / 'tiny.yaml').read_bytes()
+    result = cli_here('evaluate', '--model', 'tiny', '--data', 'folder:bad', '--data',
+                      'rendered:frames', '--update-card')
+    assert result.returncode == 1
+    assert 'bad: none of 1 frames could be read' in result.stderr
+    assert 'rendered/test' in result.stdout
+    assert 'the card was not changed' in result.stderr
+    assert (tmp_path / 'tiny.yaml').read_bytes() == before
+
+
+def test_same_data_set_twice_keeps_two_names(cli_here, tiny_card, tmp_path):
+    tiny_card()
+    write_rendered(tmp_path / 'a', 1)
+    write_rendered(tmp_path / 'b', 2)
+    result = cli_here('evaluate', '--model', 'tiny', '--data', 'rendered:a', '--data',
+                      'rendered:b', '--json')
+    names = [item['name'] for item in json.loads(result.stdout)['datasets']]
+    assert names == ['rendered/test', 'rendered/test-2']
+
+
+@pytest.mark.parametrize(('options', 'status', 'text'), [
+    (['--data', 'nyu:x'], 1, "unknown kind 'nyu'"),
+    (['--data', 'rendered:nowhere'], 1, 'nowhere: nothing there'),
+    ([], 2, '--data'),
+    (['--data', 'rendered:frames', '--align', 'scale'], 2, 'none,median,affine'),
+    (['--data', 'rendered:frames', '--mode', 'mean'], 2, 'per-image,pooled'),
+    (['--data', 'rendered:frames', '--k', '1,2'], 2, 'FX,FY,CX,CY'),
+    (['--data', 'rendered:frames', '--k', '1,2,3,4'], 2, '--k is for folder'),
+    (['--data', 'rendered:frames', '--min-depth', '12'], 2, 'not below --max-depth'),
+    (['--data', 'rendered:frames', '--update-card', '--limit', '1'], 2, 'drop --limit'),
+    (['--data', 'rendered:frames', '--model', 'nothing'], 1, 'nothing'),
+    (['--data', 'rendered:frames', '--backend', 'cuda'], 1, "backend 'cuda'"),
+])
+def test_wrong_usage_is_explained(cli_here, tiny_card, tmp_path, options, status, text):
+    tiny_card()
+    write_rendered(tmp_path / 'frames', 1)
+    result = cli_here('evaluate', *(options if '--model' in options else
+                                    ['--model', 'tiny', *options]))
+    assert result.returncode == status
+    assert text in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+def test_a_relative_network_is_measured_affine_only(cli_here, tiny_card, tmp_path):
+    tiny_card(changes={'output': {'kind': 'rel_inv_depth', 'unit': 'none', 'range_m': None}})
+    write_rendered(tmp_path / 'frames', 1)
+    result = cli_here('evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--json')
+    assert result.returncode == 0, result.stderr
+    assert {row['alignment'] for row in json.loads(result.stdout)['rows']} == {'affine'}
+    alone = cli_here('evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--align', 'none')
+    assert alone.returncode == 1
+    assert 'add affine to --align' in alone.stderr
