@@ -238,7 +238,7 @@ def resize_depth(depth: FloatImage, size_hw: tuple[int, int]) -> NDArray[np.floa
             cv2.resize(source, size_wh, interpolation=cv2.INTER_LINEAR), np.float32
         )
     nearest = np.asarray(cv2.resize(source, size_wh, interpolation=cv2.INTER_NEAREST), np.float32)
-    return np.where(np.isfinite(smooth) & np.isfinite(nearest), smooth, nearest)
+    return np.where(np.isfinite(smooth), smooth, nearest)
 
 
 def score_frame(

@@ -253,7 +253,8 @@ def markdown(run: Run, sheets: Sequence[str] = ()) -> str:
             flipped = sum(frame.aligned[alignment].scale < 0 for frame in result.frames)
             if flipped:
                 lines.append(
-                    f'  - {alignment}: negative scale (near and far exchanged) on {flipped} frames'
+                    f'  - {alignment}: negative scale (near and far exchanged) on '
+                    f'{flipped} of {len(result.frames)} frames'
                 )
     if sheets:
         lines += ['', '## Worst and best frames', '']

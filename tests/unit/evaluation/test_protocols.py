@@ -5,7 +5,7 @@ import math
 
 from depth_node.camera import Camera
 from depth_node.evaluation import protocols
-from depth_node.evaluation.metrics import ErrorSums
+from depth_node.evaluation.metrics import ErrorSums, abs_rel, plane_baseline
 from depth_node.evaluation.protocols import Protocol, evaluate, resize_depth, score_frame
 from depth_node.evaluation.readers import DataError, Reader, Sample
 import numpy as np
@@ -89,6 +89,10 @@ def test_modes_differ_as_defined():
     assert result.summary('none', 'per-image')['rms'] == pytest.approx(0.55, rel=1e-4)
     pooled = math.sqrt((60 * 1.0 + 764 * 0.01) / 824)
     assert result.summary('none', 'pooled')['rms'] == pytest.approx(pooled, rel=1e-4)
+    both = np.concatenate([plane_baseline(t, max_depth=10.0).depth for t in truths])
+    row = result.summary('none', 'pooled')
+    assert row['plane_abs_rel'] == pytest.approx(abs_rel(both, np.concatenate(truths)))
+    assert row['plane_abs_rel'] != result.summary('none', 'per-image')['plane_abs_rel']
     with pytest.raises(ValueError, match="mode 'mean'"):
         result.summary('none', 'mean')
 

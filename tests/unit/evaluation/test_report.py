@@ -135,7 +135,7 @@ def test_markdown_says_when_near_and_far_are_exchanged():
     flipped = frame('a', 1.1)
     flipped = replace(flipped, aligned={'none': replace(flipped.aligned['none'], scale=-2.0)})
     text = report.markdown(run(replace(result(), frames=(flipped, frame('b', 1.3)))))
-    assert 'none: negative scale (near and far exchanged) on 1 frames' in text
+    assert 'none: negative scale (near and far exchanged) on 1 of 2 frames' in text
 
 
 def test_contact_sheet_paints_error_and_missing_predictions():
