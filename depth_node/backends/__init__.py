@@ -143,7 +143,8 @@ def signature(model: Path) -> tuple[Tensors, Tensors]:
         BackendError: none does; the message has every reason.
     """
     reasons = []
-    for name in AUTO_ORDER[1:]:  # reading a graph needs no GPU
+    # without the GPU, which reading does not need; ONNX Runtime first, as it keeps ONNX's names
+    for name in reversed(AUTO_ORDER[1:]):
         available = availability(name)
         if available.version is None:
             reasons.append(f'{name}: {available.reason}')

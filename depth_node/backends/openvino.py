@@ -40,7 +40,7 @@ def signature(model: Path) -> tuple[Tensors, Tensors]:
     """Return a graph's inputs and outputs."""
     import openvino
 
-    return _signature(openvino.Core().read_model(str(model)))
+    return _signature(openvino.Core().read_model(str(model)), set())
 
 
 def open_model(
@@ -101,9 +101,9 @@ class OpenVinoBackend(OnnxBackend):
 
     def _compile(self, shape: tuple[int, ...]) -> None:
         graph = self._core.read_model(str(self._model))
-        inputs, outputs = _signature(graph)
-        require_input(self.card, inputs)
         names = output_names(self.card)
+        inputs, outputs = _signature(graph, {self.card.input.name, *names})
+        require_input(self.card, inputs)
         require_outputs(names, list(outputs))
         if graph.is_dynamic():
             graph.reshape({self.card.input.name: list(shape)})
@@ -139,11 +139,13 @@ class OpenVinoBackend(OnnxBackend):
         self._request = self._tensor = self._batch = self._core = None
 
 
-def _signature(graph: Any) -> tuple[Tensors, Tensors]:
+def _signature(graph: Any, wanted: set[str]) -> tuple[Tensors, Tensors]:
+    """Describe the ports; of several names (older versions have aliases) take a wanted one."""
     inputs, outputs = (
-        {name: (np.dtype(port.get_element_type().to_dtype()).name,
-                [side.get_length() if side.is_static else None
-                 for side in port.get_partial_shape()])
-         for port in ports for name in port.get_names()}
+        {min(port.get_names() & wanted, default=port.get_any_name()): (
+            np.dtype(port.get_element_type().to_dtype()).name,
+            [side.get_length() if side.is_static else None
+             for side in port.get_partial_shape()])
+         for port in ports}
         for ports in (graph.inputs, graph.outputs))
     return inputs, outputs

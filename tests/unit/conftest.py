@@ -24,7 +24,8 @@ def tiny_card(tmp_path: Path) -> Callable[..., ModelCard]:
     from onnx import TensorProto, helper, numpy_helper
 
     def graph(path: Path, *, layout: str, size_hw: tuple[int, int] | None, gain: float,
-              offset: float, poison: float | None, work: int, outputs: dict[str, str]) -> None:
+              offset: float, poison: float | None, work: int, identity: bool,
+              outputs: dict[str, str]) -> None:
         height, width = size_hw or ('h', 'w')
         nodes, constants = [], []
 
@@ -42,7 +43,7 @@ def tiny_card(tmp_path: Path) -> Callable[..., ModelCard]:
                 'image', TensorProto.FLOAT, [1, 3, height, width])
             nodes.append(helper.make_node('Identity', ['image'], ['nchw']))
         weights = constant('weights', gain / 3 * np.array([1, 2, 3]).reshape(1, 3, 1, 1))
-        last = 'sum'
+        last = 'sum' if identity else 'depth'
         nodes.append(helper.make_node(
             'Conv', ['nchw', weights, constant('bias', [offset])], [last], kernel_shape=[1, 1]))
         if poison is not None:  # 0 / 0 or 1 / 0 in every pixel
@@ -65,7 +66,8 @@ def tiny_card(tmp_path: Path) -> Callable[..., ModelCard]:
         results = []
         for name, kind in outputs.items():
             if kind == 'depth':
-                nodes.append(helper.make_node('Identity', [last], [name]))
+                if last != name:
+                    nodes.append(helper.make_node('Identity', [last], [name]))
                 shape = [1, 1, height, width]
             elif kind == 'confidence':
                 nodes.append(helper.make_node('Sigmoid', [last], [name]))
@@ -83,7 +85,7 @@ def tiny_card(tmp_path: Path) -> Callable[..., ModelCard]:
         name: str = 'tiny', *, folder: Path = tmp_path, layout: str = 'uint8_nhwc',
         colour: str = 'rgb', size_hw: tuple[int, int] | None = SIZE_HW, dynamic: bool = False,
         gain: float = 0.02, offset: float = 0.5, int8_gain: float | None = None,
-        poison: float | None = None, work: int = 0, check: bool = True,
+        poison: float | None = None, work: int = 0, check: bool = True, identity: bool = True,
         outputs: dict[str, str] | None = None, changes: dict[str, dict] | None = None,
     ) -> ModelCard:
         """Write <name>.onnx, <name>.yaml and perhaps <name>.int8.onnx; return the card.
@@ -93,7 +95,7 @@ def tiny_card(tmp_path: Path) -> Callable[..., ModelCard]:
         outputs = outputs or {'depth': 'depth'}
         model_hw = None if dynamic else size_hw
         parts = {'layout': layout, 'size_hw': model_hw, 'offset': offset, 'poison': poison,
-                 'work': work, 'outputs': outputs}
+                 'work': work, 'identity': identity, 'outputs': outputs}
         graph(folder / f'{name}.onnx', gain=gain, **parts)
         files = {'fp32': {'file': f'{name}.onnx',
                           'sha256': file_sha256(folder / f'{name}.onnx')}}

@@ -308,7 +308,7 @@ def test_file_that_is_no_onnx(tiny_card, name):
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    ({'changes': {'output': {'name': 'disparity'}}}, "no output 'disparity'.*it has depth"),
+    ({'changes': {'output': {'name': 'disparity'}}}, "no output 'disparity'.*it has .*depth"),
     ({'changes': {'output': {'confidence': 'sure'}}}, "no output 'sure'"),
     ({'changes': {'input': {'name': 'picture'}}}, "inputs image, the card says 'picture'"),
     ({'changes': {'input': {'size_hw': [40, 24]}, 'check': {'size_hw': [40, 24]}}},
@@ -433,7 +433,7 @@ def test_a_telling_line_of_openvinos_error_is_shown(tiny_card):
 
 def test_signature_of_a_graph(tiny_card, name, monkeypatch):
     monkeypatch.setattr(backends, 'AUTO_ORDER', ('onnxruntime-cuda', name))
-    path = tiny_card(dynamic=True).precisions['fp32'].path
+    path = tiny_card(dynamic=True, identity=False).precisions['fp32'].path
     assert backends.signature(path) == (
         {'image': ('uint8', [1, None, None, 3])}, {'depth': ('float32', [1, 1, None, None])})
     path.write_bytes(b'no graph')
