@@ -463,7 +463,7 @@ def align_affine(
     valid: BoolImage | None = None,
     *,
     min_depth: float = 1e-3,
-    max_depth: float = math.inf,
+    max_depth: float | None = None,
 ) -> Alignment:
     """Least-squares scale and shift of inverse depth per image, then clamp and invert (RAN20).
 
@@ -475,7 +475,7 @@ def align_affine(
         true: (H, W) depth, metres.
         valid: (H, W) selection or None.
         min_depth: metres, lower clamp.
-        max_depth: metres, upper clamp.
+        max_depth: metres, upper clamp; None = the largest usable true depth.
 
     Returns:
         The aligned depth; all NaN with a NaN scale when no pixel is usable. A constant prediction
@@ -499,7 +499,8 @@ def align_affine(
     shift = float(t_mean - scale * p_mean)
     known = np.isfinite(predicted) & (predicted > 0)
     inv_depth = scale / np.where(known, predicted, 1.0).astype(np.float64) + shift
-    aligned = _invert(inv_depth, min_depth, max_depth)
+    farthest = float(1.0 / t.min()) if max_depth is None else max_depth
+    aligned = _invert(inv_depth, min_depth, farthest)
     aligned[~known] = np.nan
     return Alignment(aligned, scale, shift, 'inv_depth')
 
@@ -507,8 +508,8 @@ def align_affine(
 def _invert(
     inv_depth: NDArray[np.float64], min_depth: float, max_depth: float
 ) -> NDArray[np.float64]:
-    lowest = 1.0 / max_depth if math.isfinite(max_depth) else np.finfo(np.float32).tiny
-    clamped: NDArray[np.float64] = 1.0 / np.clip(inv_depth, lowest, 1.0 / min_depth)
+    """Depth within [min_depth, max_depth]; what lies behind the camera or at infinity is far."""
+    clamped: NDArray[np.float64] = 1.0 / np.clip(inv_depth, 1.0 / max_depth, 1.0 / min_depth)
     return clamped
 
 
@@ -530,7 +531,7 @@ def plane_baseline(
     valid: BoolImage | None = None,
     *,
     min_depth: float = 1e-3,
-    max_depth: float = math.inf,
+    max_depth: float | None = None,
 ) -> PlaneFit:
     """The best plane in inverse depth, fitted to the truth itself: what a network has to beat.
 
@@ -542,7 +543,7 @@ def plane_baseline(
         true: (H, W) depth, metres.
         valid: (H, W) selection or None.
         min_depth: metres, lower clamp.
-        max_depth: metres, upper clamp.
+        max_depth: metres, upper clamp; None = the largest usable true depth.
 
     Returns:
         The plane; all NaN when the truth has no usable pixel. With fewer pixels than unknowns, or
@@ -567,4 +568,5 @@ def plane_baseline(
     a = float(coefficients[0] * scale)
     b = float(coefficients[1] * scale)
     c = float(coefficients[2] - a * (width - 1) / 2 - b * (height - 1) / 2)
-    return PlaneFit(_invert(inv_depth, min_depth, max_depth), a, b, c)
+    farthest = float(1.0 / y.min()) if max_depth is None else max_depth
+    return PlaneFit(_invert(inv_depth, min_depth, farthest), a, b, c)

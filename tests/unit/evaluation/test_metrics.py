@@ -319,3 +319,19 @@ def test_plane_fit_clamps_and_survives_too_few_pixels():
     steep[:, 6:] = np.nan  # the plane goes on to 0.05 1/m = 20 m and is capped
     assert metrics.plane_baseline(steep, max_depth=4.0).depth.max() == pytest.approx(4)
     assert np.isnan(metrics.plane_baseline(np.full((3, 4), np.nan)).depth).all()
+
+
+def test_without_a_cap_what_would_lie_behind_the_camera_is_as_far_as_the_truth():
+    # inverse depth falls along u and the right part is flat: the fitted plane crosses zero there
+    true = np.where(np.arange(20) < 8, 1 / (1.0 - 0.12 * np.arange(20)), 20.0)[None].repeat(5, 0)
+    plane = metrics.plane_baseline(true)
+    assert plane.a * 19 + plane.c < 0
+    assert plane.depth.max() == pytest.approx(20)
+    assert metrics.abs_rel(plane.depth, true) < 10
+    predicted = 1 / (1 / true + 0.3)
+    predicted[2, 19] = 1e9  # fits to -0.3 1/m
+    valid = np.ones(true.shape, bool)
+    valid[2, 19] = False
+    aligned = metrics.align_affine(predicted, true, valid)
+    assert aligned.shift == pytest.approx(-0.3)
+    assert aligned.depth[2, 19] == pytest.approx(20)
