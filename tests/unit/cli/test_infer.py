@@ -182,6 +182,20 @@ def test_damaged_video_is_named(cli_here, tmp_path, tiny_card):
     assert 'Traceback' not in result.stderr
 
 
+def test_video_that_breaks_off_is_named_and_its_beginning_kept(
+        cli_here, tmp_path, tiny_card, video):
+    tiny_card()
+    whole = video.read_bytes()
+    video.write_bytes(whole[:len(whole) * 8 // 10])  # the header alone takes two thirds
+    result = cli_here('infer', video.name, '--model', 'tiny', '-o', 'out', '--json')
+    assert result.returncode == 1
+    (file,) = json.loads(result.stdout)['files']
+    assert f'breaks off after {file["frames"]} of 9 frames' in file['error']
+    assert 0 < file['frames'] < 9
+    capture = cv2.VideoCapture(str(tmp_path / file['outputs'][0]))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == file['frames']
+
+
 def test_folder_as_a_video(cli_here, tmp_path, tiny_card):
     tiny_card()
     for number in range(3):
