@@ -1,4 +1,4 @@
-"""Plays a folder of pictures as if a camera took them: `depth-node demo` and demo.launch.py use it.
+"""Plays a folder of pictures as if a camera took them, for `depth-node demo` and demo.launch.py.
 
     python -m depth_node.ros.clip_player CLIP --rate 30
 
@@ -19,6 +19,7 @@ from typing import IO
 import cv2
 from depth_node.camera import Camera, CameraError
 from depth_node.ros import messages
+from depth_node.ros.interrupts import Interrupts
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -160,22 +161,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f'--rate {options.rate:g}: above 0 and at most 1000 is expected')
     log = open(options.log, 'w', buffering=1, encoding='utf-8') if options.log else None
     player = None
+    interrupts = Interrupts()
     try:
         rclpy.init(args=given)
         player = ClipPlayer(options.clip, frame_id=options.frame_id, reliable=options.reliable,
                             log=log)
         player.get_logger().info(f'{len(player.pictures)} pictures of {options.clip} at '
                                  f'{options.rate:g} Hz')
+        interrupts.starting = False
         player.play(options.rate, options.seconds)
     except (ClipError, CameraError) as error:
         print(f'clip_player: {error}', file=sys.stderr)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():  # publishing fails in the moment in which a signal shuts the context down
+            raise
     finally:
+        interrupts.ignore()
         if player is not None:
             player.destroy_node()
         rclpy.try_shutdown()
+        interrupts.ignore()  # the shutdown gives signals back to whoever had them before rclpy
         if log is not None:
             log.close()
     return 0

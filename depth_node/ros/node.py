@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import math
 import os
 from pathlib import Path
-import signal
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from depth_node.model_card import CardError, ModelCard
 from depth_node.pipeline import DepthFrame, DepthPipeline
 from depth_node.ros import diagnostics, messages, qos
 from depth_node.ros.camera_source import CameraSource, Resolved
+from depth_node.ros.interrupts import Interrupts
 from depth_node.ros.outputs import STATUS, Outputs, needs_camera
 from depth_node.ros.parameter_server import ParameterServer
 from depth_node.ros.parameters import NODE_NAME, Parameters
@@ -539,7 +539,7 @@ class MonoDepthNode(LifecycleNode):
         state = self._node_state()
         backend = self._backend
         self._diagnostics.publish(diagnostics.to_message(
-            diagnostics.checks(state), self.get_name(),
+            diagnostics.checks(state), self.get_fully_qualified_name()[1:],
             '' if backend is None else backend.device, self.get_clock().now().to_msg()))
         now = state.snapshot
         self._report_before = now
@@ -642,33 +642,9 @@ def _cache_dir(name: str, warn: Any) -> Path | None:
     return folder
 
 
-class _Interrupts:
-    """SIGINT while starting ends the process at once; later it only ends the executor's spin.
-
-    A terminal's Ctrl-C reaches a launched node twice.  rclpy's own handler shuts the context down
-    at the first one and then calls this one, which must not raise in the middle of the cleanup.
-    Python's own finalisation would bring the deadly default back, except for ignored signals.
-    """
-
-    def __init__(self) -> None:
-        self.starting = True
-        signal.signal(signal.SIGINT, self._on_signal)
-
-    def ignore(self) -> None:
-        """From here on signals are too late to matter."""
-        self.starting = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-
-    def _on_signal(self, *_: object) -> None:
-        if self.starting:
-            self.starting = False
-            raise KeyboardInterrupt
-
-
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the exit code."""
-    interrupts = _Interrupts()
+    interrupts = Interrupts()
     node = None
     try:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import re
 from typing import Any
 
+from depth_node.ros.launch_arguments import PROFILE_VARIABLES
 from rclpy.node import Node
 from rclpy.qos import (
     QoSCompatibility,
@@ -29,8 +30,6 @@ __all__ = [
     'PublisherEventCallbacks', 'SubscriptionEventCallbacks', 'describe', 'image_topics',
     'input_qos', 'large_message_note', 'mismatches', 'output_qos', 'overrides', 'profile_file']
 
-# Environment names of the profile file, Fast DDS 3 (Kilted) and 2 (Humble, Jazzy).
-PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
 
 

@@ -21,10 +21,10 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, IO
+from typing import IO, Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from depth_node.ros.messages import DepthStatus
+from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 from numpy.typing import NDArray
 import rclpy

@@ -1,0 +1,85 @@
+"""Launch arguments, without launch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from depth_node.ros.launch_arguments import (
+    ARGUMENTS,
+    ArgumentError,
+    camera_info_beside,
+    node_launch,
+)
+from depth_node.ros.parameters import specs
+import pytest
+
+DEFAULTS = {name: default for name, (default, _) in ARGUMENTS.items()}
+SHARE = Path('/share')
+PROFILE = '/share/config/fastdds_large_messages.xml'
+
+
+@pytest.mark.parametrize(('image', 'info'), [
+    ('/camera/image_raw', '/camera/camera_info'), ('/a/b/image_rect', '/a/b/camera_info'),
+    ('/cam/image_raw/compressed', '/cam/camera_info'), ('image', 'camera_info'),
+    ('/image', '/camera_info')])
+def test_camera_info_lies_beside_the_image(image: str, info: str) -> None:
+    assert camera_info_beside(image) == info
+
+
+def test_defaults_leave_the_model_to_the_parameters() -> None:
+    wanted = node_launch(DEFAULTS, SHARE, {})
+    assert wanted.parameters == [{'use_sim_time': False, 'autostart': True}]
+    assert wanted.remappings == [('image', '/camera/image_raw'),
+                                 ('camera_info', '/camera/camera_info')]
+    assert not wanted.rviz
+    assert wanted.arguments == ['--ros-args', '--log-level', 'mono_depth:=info']
+
+
+def test_arguments_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / 'mine.yaml'
+    file.write_text('{}')
+    wanted = node_launch(
+        {**DEFAULTS, 'params_file': str(file), 'model': 'large', 'backend': 'openvino',
+         'precision': 'fp32', 'transport': 'compressed', 'use_sim_time': 'True',
+         'camera_info_topic': '/elsewhere', 'namespace': '/robot/front/', 'log_level': 'DEBUG',
+         'rviz': 'true', 'image_topic': '/x/image'}, SHARE, {})
+    assert wanted.parameters[0] == str(file)
+    assert wanted.parameters[1] == {
+        'use_sim_time': True, 'autostart': True, 'model.name': 'large',
+        'backend.name': 'openvino', 'backend.precision': 'fp32', 'input.transport': 'compressed'}
+    assert set(wanted.parameters[1]) - {'use_sim_time'} <= set(specs())
+    assert ('camera_info', '/elsewhere') in wanted.remappings
+    assert wanted.namespace == 'robot/front'
+    assert wanted.arguments[-1] == 'robot.front.mono_depth:=debug'
+    assert wanted.rviz_arguments == ['-d', '/share/rviz/mono_depth.rviz', '-f',
+                                     'camera_optical_frame']
+    assert ('/mono_depth/points', '/robot/front/mono_depth/points') in wanted.rviz_remappings
+    assert ('/camera/image_raw', '/x/image') in wanted.rviz_remappings
+
+
+@pytest.mark.parametrize(('environment', 'env'), [
+    ({}, {'FASTDDS_DEFAULT_PROFILES_FILE': PROFILE}),
+    ({'ROS_DISTRO': 'kilted'}, {'FASTDDS_DEFAULT_PROFILES_FILE': PROFILE}),
+    ({'ROS_DISTRO': 'humble'}, {'FASTRTPS_DEFAULT_PROFILES_FILE': PROFILE}),
+    ({'FASTDDS_DEFAULT_PROFILES_FILE': '/mine.xml'}, {}),
+    ({'FASTRTPS_DEFAULT_PROFILES_FILE': '/mine.xml'}, {})])
+def test_the_profile_is_set_unless_the_user_has_one(
+        environment: dict[str, str], env: dict[str, str]) -> None:
+    assert node_launch(DEFAULTS, SHARE, environment).env == env
+    assert node_launch({**DEFAULTS, 'fastdds_profile': 'false'}, SHARE, environment).env == {}
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    (dict(rviz='maybe'), 'rviz:=maybe'), (dict(log_level='loud'), 'log_level:=loud'),
+    (dict(params_file='/no/such.yaml'), '/no/such.yaml'), (dict(image_topic=''), 'image_topic')])
+def test_bad_arguments_are_refused(changes: dict[str, str], said: str) -> None:
+    with pytest.raises(ArgumentError) as refusal:
+        node_launch({**DEFAULTS, **changes}, SHARE, {})
+    assert said in str(refusal.value)
+
+
+def test_files_that_the_launch_files_name_exist(repository: Path) -> None:
+    wanted = node_launch(DEFAULTS, repository, {})
+    assert Path(wanted.rviz_arguments[1]).is_file()
+    for path in wanted.env.values():
+        assert Path(path).is_file()
