@@ -123,8 +123,7 @@ def plain_data_files() -> list[tuple[str, list[str]]]:
         (f'lib/{NAME}', ['scripts/mono_depth', 'scripts/depth-node']),
     ]
     for folder in SHARE_DIRS:
-        if (ROOT / folder).is_dir():
-            files += data_files_below(ROOT / folder, f'share/{NAME}/{folder}')
+        files += data_files_below(ROOT / folder, f'share/{NAME}/{folder}')
     return files
 
 
