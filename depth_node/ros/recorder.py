@@ -127,7 +127,8 @@ class Recorder(Node):
         self._index: IO[str] = open(folder / 'index.jsonl', 'w', encoding='utf-8')
         self._files: dict[str, IO[bytes]] = {}
         self._counts: dict[str, int] = {}
-        self._kept: dict[int, bool] = {}  # stamp -> whether the cloud is kept, too
+        self._kept: set[int] = set()  # stamps of the images that are kept
+        self._clouds = 0  # clouds of these
         self._told = 0.0
         latest, all_of_it = best_effort(5), reliable(10)
         self._listen('image', image_topic, Image, latest, describe_image)
@@ -157,8 +158,8 @@ class Recorder(Node):
         row.update(stamp_ns=stamp, frame_id=msg.header.frame_id, **describe(msg))
         count = self._counts[key] = self._counts.get(key, 0) + 1
         if key == 'image' and (count - 1) % self._keep_every == 0:
-            self._kept[stamp] = (len(self._kept) % self._cloud_every) == 0
-        if self._kept.get(stamp, False) if key == 'points' else stamp in self._kept:
+            self._kept.add(stamp)
+        if stamp in self._kept and self._is_due(key):
             row['offset'], row['length'] = self._keep(key, data)
         self._index.write(json.dumps(row) + '\n')
         if key == 'depth':
@@ -167,6 +168,12 @@ class Recorder(Node):
             if row['monotonic_ns'] * 1e-9 - self._told > PROGRESS_PERIOD_S:
                 self._told = row['monotonic_ns'] * 1e-9
                 self._events({'event': 'progress', 'depth': count})
+
+    def _is_due(self, key: str) -> bool:
+        if key != 'points':
+            return True
+        self._clouds += 1
+        return (self._clouds - 1) % self._cloud_every == 0
 
     def _keep(self, key: str, data: bytes) -> tuple[int, int]:
         file = self._files.get(key)
@@ -193,7 +200,9 @@ class Recorder(Node):
 
 def _end_with_stdin() -> None:
     """Ask the process to end when whoever started it is gone."""
-    sys.stdin.buffer.read()
+    # not sys.stdin: its lock, held by a thread that reads, aborts the interpreter at its end
+    while os.read(0, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

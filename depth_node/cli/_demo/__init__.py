@@ -1,0 +1,1 @@
+"""The parts of `depth-node demo`; none of them imports ROS."""
