@@ -1,0 +1,101 @@
+"""What /diagnostics says about a state, as a pure function."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+pytest.importorskip('diagnostic_msgs')
+
+from depth_node.ros.diagnostics import ERROR, OK, WARN, Check, NodeState, checks, to_message
+from depth_node.ros.statistics import Snapshot
+
+
+def state(**changes: Any) -> NodeState:
+    """Return a node that works, with changes."""
+    usual: dict[str, Any] = dict(
+        lifecycle='active', model={'name': 'small', 'backend': 'openvino', 'precision': 'int8'},
+        snapshot=Snapshot(received=30, processed=30, published=30, input_hz=30.0, output_hz=30.0,
+                          latency_ms=(10.0, 20.0), input_age_ms=3.0, since_image_s=0.01),
+        image_topic='/camera/image_raw', image_publishers=1, frame_id='camera_optical_frame',
+        camera_source='topic', valid_share=0.9, wanted=('~/points',))
+    return NodeState(**{**usual, **changes})
+
+
+def found(**changes: Any) -> dict[str, Check]:
+    return {check.name: check for check in checks(state(**changes))}
+
+
+def counters(**changes: Any) -> Snapshot:
+    return dataclasses.replace(state().snapshot, **changes)
+
+
+def test_all_is_well() -> None:
+    assert [(check.name, check.level) for check in checks(state())] == [
+        ('model', OK), ('parameters', OK), ('input', OK), ('camera_info', OK), ('qos', OK),
+        ('output', OK), ('scale', OK)]
+    assert found()['output'].values['latency_p99_ms'] == '20.0'
+
+
+@pytest.mark.parametrize(('check', 'level', 'said', 'changes'), [
+    ('model', ERROR, 'no card', dict(lifecycle='unconfigured', failure='no card')),
+    ('model', WARN, 'unconfigured', dict(lifecycle='unconfigured')),
+    ('model', WARN, 'inactive', dict(lifecycle='inactive')),
+    ('parameters', ERROR, 'bad', dict(parameter_problems=('bad',), warnings=('odd',))),
+    ('parameters', WARN, 'odd', dict(warnings=('odd',))),
+    ('input', ERROR, 'no image on /camera/image_raw for 7 s',
+     dict(silent=True, snapshot=counters(since_image_s=7.2))),
+    ('input', ERROR, '3 of the last 3 images skipped: 3 bad_step',
+     dict(snapshot=counters(skipped={'bad_step': 5}), skipped_before={'bad_step': 2},
+          received_before=27)),
+    ('input', WARN, '1 of the last 30 images skipped: 1 empty',
+     dict(snapshot=counters(skipped={'empty': 1, 'no_subscriber': 9}))),
+    ('input', OK, '30.00 Hz', dict(snapshot=counters(skipped={'no_subscriber': 9}))),
+    ('input', OK, '30.00 Hz', dict(snapshot=counters(skipped={'empty': 4}),
+                                   skipped_before={'empty': 4})),
+    ('input', WARN, '2 images lost',
+     dict(snapshot=counters(lost_in_transport=5), lost_before=3)),
+    ('input', WARN, 'use_sim_time:=true', dict(snapshot=counters(input_age_ms=4e8))),
+    ('input', WARN, 'synchronised?', dict(snapshot=counters(input_age_ms=-4e8),
+                                          use_sim_time=True)),
+    ('input', WARN, "'base_link'", dict(frame_id='base_link')),
+    ('camera_info', ERROR, 'camera_info_size', dict(
+        camera_problem='camera_info_size', camera_source='none', camera_message='x')),
+    ('camera_info', WARN, 'camera_info_missing', dict(
+        camera_problem='camera_info_missing', camera_source='fov', camera_message='x')),
+    ('qos', ERROR, 'cannot match', dict(mismatches=('cannot match',))),
+    ('qos', WARN, 'no profile', dict(large_messages='no profile', silent=True)),
+    ('qos', WARN, 'no profile', dict(large_messages='no profile',
+                                     snapshot=counters(lost_in_transport=5))),
+    ('qos', OK, 'match', dict(large_messages='no profile')),
+    ('output', OK, 'idle', dict(wanted=())),
+    ('output', WARN, 'no usable depth', dict(valid_share=0.0)),
+    ('scale', WARN, 'assumes', dict(notes=('scale assumes 60 degrees',))),
+])
+def test_each_trouble_is_named(check: str, level: int, said: str,
+                               changes: dict[str, Any]) -> None:
+    line = found(**changes)[check]
+    assert line.level == level
+    assert said in line.message
+
+
+def test_numbers_that_are_not_known_are_called_unknown() -> None:
+    values = found(snapshot=Snapshot(), valid_share=math.nan)['output'].values
+    assert values['rate_hz'] == values['latency_p50_ms'] == values['valid_share'] == 'unknown'
+    assert 'nan' not in ' '.join(values.values())
+
+
+def test_message() -> None:
+    from builtin_interfaces.msg import Time
+
+    message = to_message(checks(state(refusals=(('tensorrt', 'not installed'),))), 'robot/mono',
+                         'CPU', Time(sec=3))
+    assert message.header.stamp.sec == 3
+    assert message.status[0].name == 'robot/mono: model'
+    assert message.status[0].level == b'\x00'
+    assert message.status[0].hardware_id == 'CPU'
+    assert {item.key: item.value for item in message.status[0].values}[
+        'refused tensorrt'] == 'not installed'
