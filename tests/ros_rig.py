@@ -210,7 +210,7 @@ class Peer:
         from lifecycle_msgs.srv import ChangeState
 
         request = ChangeState.Request()
-        request.transition.label = label
+        request.transition.label = label.rpartition('_')[2]
         ids = {'configure': 1, 'cleanup': 2, 'activate': 3, 'deactivate': 4,
                'unconfigured_shutdown': 5, 'inactive_shutdown': 6, 'active_shutdown': 7}
         request.transition.id = ids[label]

@@ -354,7 +354,8 @@ class MonoDepthNode(LifecycleNode):
             return
         before, self._last_sequence = self._last_sequence, int(number)
         # numbers count per publisher: with two on the topic a difference means nothing
-        if before is not None and number > before + 1 and self._image_publishers == 1:
+        if before is not None and number > before + 1 and (
+                self.count_publishers(self._image_topic) == 1):
             self._statistics.lost_in_transport(int(number) - before - 1)
 
     def _on_camera_info(self, message: CameraInfo) -> None:

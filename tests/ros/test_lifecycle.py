@@ -118,6 +118,51 @@ def test_signals_end_the_node_with_zero(
     assert 'Traceback' not in process.log
 
 
+def test_shutdown_transition_is_final(
+        start: Callable[..., ros_rig.Process], own: Peer) -> None:
+    process = start()
+    process.wait_for_log('active: waiting')
+    assert own.transition('active_shutdown')
+    assert own.state() == 'finalized'
+    own.wait(lambda: not own.node.count_publishers('/own/depth/image'), what='the outputs to go')
+    found = own.diagnostics('model', lambda status: 'finalized' in status.message)
+    assert found.level == b'\x01'
+    assert process.stop(signal.SIGTERM) == 0
+
+
+def test_simulated_time_without_a_clock_stops_nothing(
+        start: Callable[..., ros_rig.Process], own: Peer) -> None:
+    process = start(use_sim_time=True)
+    process.wait_for_log('active: waiting')
+    depths = own.collect('~/depth/image', Image)
+    own.send_until(own.camera(own.info()), lambda: own.image(PICTURE), lambda: depths)
+    found = own.diagnostics('input', lambda status: values_of(status)['received'] != '0')
+    assert values_of(found)['age_ms'] == 'unknown'  # nobody knows what time it is
+
+
+def test_simulated_time_that_goes_back_is_survived(
+        start: Callable[..., ros_rig.Process], own: Peer) -> None:
+    from rosgraph_msgs.msg import Clock
+
+    process = start(use_sim_time=True)
+    process.wait_for_log('active: waiting')
+    clock = own.publisher('/clock', Clock)
+    depths = own.collect('~/depth/image', Image)
+    camera = own.camera(own.info())
+
+    def send(message: Any) -> None:
+        clock.publish(Clock(clock=message.header.stamp))
+        camera(message)
+
+    for begin in (2000.0, 1000.0):  # the bag is played twice
+        own._clock = begin
+        depths.clear()
+        own.send_until(send, lambda: own.image(PICTURE), lambda: len(depths) >= 3)
+    found = own.diagnostics('input', lambda status: values_of(status)['clock_jumps'] == '1')
+    assert abs(float(values_of(found)['age_ms'])) < 1000
+    assert 'Traceback' not in process.log
+
+
 def test_missing_card_is_named_and_can_be_repaired(
         start: Callable[..., ros_rig.Process], own: Peer) -> None:
     process = start(model__name='no_such_model')
