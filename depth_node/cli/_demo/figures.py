@@ -109,11 +109,11 @@ def counters(recording: Recording, sent: Sequence[int]) -> dict[str, Any]:
 def times(recording: Recording) -> dict[str, Any]:
     """Return the node's own times per frame [ms], and the rates that a subscriber sees."""
     rows, depth = recording.rows['status'], recording.rows['depth']
+    calm_ns = depth[0]['monotonic_ns'] + WARM_UP_S / _NS if depth else 0.0
     result: dict[str, Any] = {
-        'image_hz': rate_hz([row['monotonic_ns'] for row in recording.rows['image']]),
-        'depth_hz': rate_hz([row['monotonic_ns'] for row in depth]),
-        'points_hz': rate_hz([row['monotonic_ns'] for row in recording.rows['points']]),
-    }
+        name: rate_hz([row['monotonic_ns'] for row in recording.rows[key]
+                       if row['monotonic_ns'] >= calm_ns])
+        for name, key in (('image_hz', 'image'), ('depth_hz', 'depth'), ('points_hz', 'points'))}
     begin = rows[0]['stamp_ns'] * _NS + WARM_UP_S if rows else math.inf
     warm = [row for row in rows if row['stamp_ns'] * _NS >= begin] or rows
     stages = [dict(zip(row['stage_names'], row['stage_ms'], strict=True)) for row in warm]

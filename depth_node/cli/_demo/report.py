@@ -30,7 +30,7 @@ def table(result: Mapping[str, Any], checks: Sequence[Check], targets: Sequence[
         f'{run["device"]}, {run["seconds"]:.1f} s at {run["rate_hz"]:g} Hz, '
         f'{run["width"]}x{run["height"]}',
         '',
-        'rates',
+        'rates, after the first second',
         _line('images that the subscriber saw', f'{_number(times["image_hz"], 2)} Hz'),
         _line('depth images that it received', f'{_number(times["depth_hz"], 2)} Hz'),
     ]
