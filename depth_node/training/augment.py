@@ -59,7 +59,7 @@ class AugmentSettings:
     aspect: tuple[float, float] = (0.85, 1.18)
     roll_deg: float = 5.0
     mirror: float = 0.5
-    exposure: tuple[float, float] = (0.6, 1.6)
+    exposure: tuple[float, float] = (0.55, 1.3)
     gamma: tuple[float, float] = (0.75, 1.35)
     white_balance: float = 1.2
     saturation: tuple[float, float] = (0.5, 1.3)

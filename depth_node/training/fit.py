@@ -237,7 +237,7 @@ class _Panels(Callback):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         sheet = panel_sheet(pl_module.panel)
-        cv2.imwrite(str(self._folder / f'{trainer.global_step:06d}.jpg'), sheet)
+        cv2.imwrite(str(self._folder / f'{trainer.global_step:06d}.png'), sheet)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(

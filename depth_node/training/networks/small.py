@@ -89,7 +89,10 @@ class SmallDepthNet(DepthNetwork):
             _Merge(widths[i], levels[i + 1], widths[i + 1]) for i in range(len(levels) - 1)
         )
         self.head = nn.Conv2d(widths[-1], 4, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=0.01)
+        # All four values of a cell start equal, else the shuffle begins as a checkerboard.
+        nn.init.normal_(self.head.weight[:1], std=0.01)
+        with torch.no_grad():
+            self.head.weight[1:] = self.head.weight[:1]
         nn.init.constant_(self.head.bias, math.log(START_DEPTH_M))
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
