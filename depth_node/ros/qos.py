@@ -30,6 +30,7 @@ __all__ = [
     'PublisherEventCallbacks', 'SubscriptionEventCallbacks', 'describe', 'image_topics',
     'input_qos', 'large_message_note', 'mismatches', 'output_qos', 'overrides', 'profile_file']
 
+_ENDLESS_NS = 2**62  # 146 years
 IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
 
 
@@ -80,7 +81,7 @@ def mismatches(node: Node, subscribed: Mapping[str, QoSProfile],
     found = []
     for topic, mine in subscribed.items():
         for other in node.get_publishers_info_by_topic(topic):
-            verdict, reason = qos_check_compatible(other.qos_profile, mine)
+            verdict, reason = qos_check_compatible(_comparable(other.qos_profile), mine)
             if verdict == QoSCompatibility.ERROR:
                 found.append(
                     f'{topic}: publisher {_node_name(other)} offers '
@@ -89,7 +90,7 @@ def mismatches(node: Node, subscribed: Mapping[str, QoSProfile],
                     f'qos_overrides.{topic}.subscription.* or change the publisher')
     for topic, mine in published.items():
         for other in node.get_subscriptions_info_by_topic(topic):
-            verdict, reason = qos_check_compatible(mine, other.qos_profile)
+            verdict, reason = qos_check_compatible(mine, _comparable(other.qos_profile))
             if verdict == QoSCompatibility.ERROR:
                 found.append(
                     f'{topic}: subscriber {_node_name(other)} asks for '
@@ -97,6 +98,21 @@ def mismatches(node: Node, subscribed: Mapping[str, QoSProfile],
                     f'({_first_line(reason)}); it receives nothing; change the subscriber or set '
                     f'qos_overrides.{topic}.publisher.*')
     return found
+
+
+def _comparable(theirs: QoSProfile) -> QoSProfile:
+    """Return a discovered profile with "no deadline" as this side writes it.
+
+    The graph gives the largest number of nanoseconds, rclpy's own profiles give 0, and
+    `qos_check_compatible` takes the first for a deadline.
+    """
+    plain = QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1,
+                       reliability=theirs.reliability, durability=theirs.durability,
+                       liveliness=theirs.liveliness)
+    for name in ('deadline', 'liveliness_lease_duration'):
+        if getattr(theirs, name).nanoseconds < _ENDLESS_NS:
+            setattr(plain, name, getattr(theirs, name))
+    return plain
 
 
 def _node_name(endpoint: Any) -> str:

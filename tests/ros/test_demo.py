@@ -130,6 +130,10 @@ def test_all_checks_pass(demo: Demo):
         assert demo.check(name) is True, name
 
 
+def test_node_has_nothing_to_complain_about(demo: Demo):
+    assert not [text for text in demo.result['warnings'] if 'lost' not in text]
+
+
 def test_error_is_that_of_the_rounding(demo: Demo):
     error = demo.result['error']
     assert error['frames'] >= SECONDS * RATE // 3
