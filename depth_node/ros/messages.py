@@ -16,6 +16,7 @@ from depth_node import images
 from depth_node.camera import Camera
 from depth_node.geometry import POINT_STEP, PackedCloud
 from depth_node.pipeline import DepthFrame
+from depth_node.ros import bridge
 from depth_node.ros.camera_source import Calibration
 from depth_node.ros.statistics import Snapshot
 import numpy as np
@@ -46,8 +47,13 @@ def to_rgb(msg: Image | CompressedImage) -> NDArray[np.uint8]:
     """
     if isinstance(msg, CompressedImage):
         return images.decode_compressed(msg.data, msg.format)
-    return images.to_rgb(msg.data, height=msg.height, width=msg.width, encoding=msg.encoding,
-                         step=msg.step, is_bigendian=bool(msg.is_bigendian))
+    try:
+        return images.to_rgb(msg.data, height=msg.height, width=msg.width, encoding=msg.encoding,
+                             step=msg.step, is_bigendian=bool(msg.is_bigendian))
+    except images.ImageError as error:
+        if error.reason != 'unknown_encoding':
+            raise
+        return bridge.to_rgb(msg, error)
 
 
 def calibration(msg: CameraInfo) -> Calibration:
