@@ -410,6 +410,35 @@ def test_setup_refuses_an_unknown_task(repository):
     assert "found 'everything', expected 'run' or 'test'" in result.stderr
 
 
+@pytest.mark.parametrize('sourced', [True, False])
+def test_env_takes_the_ros_that_is_sourced(repository, tmp_path, sourced):
+    (tmp_path / 'scripts').mkdir()
+    shutil.copy2(repository / 'scripts/env.sh', tmp_path / 'scripts/env.sh')
+    ros2 = tmp_path / 'bin/ros2'
+    ros2.parent.mkdir()
+    ros2.write_text('#!/bin/sh\n')
+    ros2.chmod(0o755)
+    before = {'PATH': f'{ros2.parent}:/usr/bin:/bin', 'PYTHONPATH': '/opt/ros/jazzy/lib'}
+    if sourced:
+        before.update(ROS_DISTRO='jazzy', AMENT_PREFIX_PATH='/opt/ros/jazzy')
+    # sourced twice, under the options of make: a second time changes nothing
+    once = 'set -euo pipefail; . scripts/env.sh; '
+    after = [
+        dict(line.split('=', 1) for line in text.splitlines() if '=' in line)
+        for text in (
+            run(['bash', '-c', f'{once * times}env'], cwd=tmp_path, env=before) for times in (1, 2)
+        )
+    ]
+    assert after[0] == after[1]
+    env = after[0]
+    venv = tmp_path / ('.venv-jazzy' if sourced else '.venv')
+    assert env['VIRTUAL_ENV'] == str(venv)
+    assert env['PATH'].startswith(f'{venv}/bin:')
+    assert env['AMENT_PREFIX_PATH'] == ('/opt/ros/jazzy' if sourced else str(venv))
+    assert env.get('PYTHONPATH') == ('/opt/ros/jazzy/lib' if sourced else None)
+    assert ('LD_LIBRARY_PATH' in env) == (not sourced)
+
+
 def test_readme_begins_with_the_two_commands(repository):
     readme = read(repository, 'README.md')
     commands = re.findall(r'^(make \w+)', readme, re.M)
