@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    import onnx
-
     from depth_node.training.networks.base import DepthNetwork
+    import onnx
 
 OPSET = 17
 EXPORTER_OPSET = 18  # the lowest that the exporter writes itself; converted down afterwards
@@ -47,6 +46,8 @@ class ImageToDepth(nn.Module):
         """Wrap a network; it is used in evaluation mode."""
         super().__init__()
         self.network = network
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.register_buffer('mean', torch.tensor(network.mean).view(1, 3, 1, 1))
         self.register_buffer('std', torch.tensor(network.std).view(1, 3, 1, 1))
 
@@ -159,7 +160,7 @@ def _fold_padding(model: onnx.ModelProto) -> None:
 
 
 def parity_pictures(size_hw: tuple[int, int], count: int = 4) -> NDArray[np.uint8]:
-    """Make seeded pictures, (count, H, W, 3) uint8: smooth colour fields and one of plain noise."""
+    """Make seeded pictures, (count, H, W, 3) uint8: smooth colour fields and one of noise."""
     import cv2
 
     rng = np.random.default_rng(20)

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator
 import logging
 from pathlib import Path
 import tempfile
+from typing import TYPE_CHECKING
 
+from depth_node.export.onnx import INPUT_NAME, IR_VERSION, ExportError
 import numpy as np
 from numpy.typing import NDArray
 
-from depth_node.export.onnx import INPUT_NAME, IR_VERSION, ExportError
+if TYPE_CHECKING:
+    import onnx
 
 MIN_PICTURES = 8  # fewer do not cover the range of the activations
 
@@ -89,12 +92,14 @@ def quantize_onnx(
     del model.metadata_props[:]
     if not any(node.op_type == 'QuantizeLinear' for node in model.graph.node):
         target.unlink()
-        raise ExportError(f'{target.name}: no QuantizeLinear node; is {source.name} a float graph?')
+        raise ExportError(
+            f'{target.name}: no QuantizeLinear node; is {source.name} a float graph?'
+        )
     onnx.checker.check_model(model)
     onnx.save(model, str(target))
 
 
-def _last_conv(model: onnx.ModelProto) -> str:  # noqa: F821
+def _last_conv(model: onnx.ModelProto) -> str:
     names = [node.name for node in model.graph.node if node.op_type == 'Conv']
     if not names:
         raise ExportError('the graph has no convolution to quantise')

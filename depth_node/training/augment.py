@@ -12,10 +12,9 @@ import math
 from typing import Any
 
 import cv2
+from depth_node.camera import Camera
 import numpy as np
 from numpy.typing import NDArray
-
-from depth_node.camera import Camera
 
 
 @dataclass(frozen=True)
@@ -138,10 +137,17 @@ def warp(
     shrink = 1 / min(sx, sy)
     if shrink > 1.6:
         rgb_source = cv2.GaussianBlur(rgb_source, (0, 0), 0.4 * shrink)
-    rgb = cv2.warpAffine(rgb_source, matrix[:2], size_wh, flags=cv2.INTER_LINEAR,
-                         borderMode=cv2.BORDER_REFLECT_101)
-    depth = cv2.warpAffine(frame.depth, matrix[:2], size_wh, flags=cv2.INTER_NEAREST,
-                           borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    rgb = cv2.warpAffine(
+        rgb_source, matrix[:2], size_wh, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+    depth = cv2.warpAffine(
+        frame.depth,
+        matrix[:2],
+        size_wh,
+        flags=cv2.INTER_NEAREST,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
     return Frame(rgb, depth, Camera(size_hw, float(fx), float(fy), float(cx), float(cy)))
 
 
@@ -161,9 +167,7 @@ class Augmenter:
         """Keep the settings."""
         self.settings = settings
 
-    def __call__(
-        self, frame: Frame, size_hw: tuple[int, int], rng: np.random.Generator
-    ) -> Frame:
+    def __call__(self, frame: Frame, size_hw: tuple[int, int], rng: np.random.Generator) -> Frame:
         """Draw one augmented frame at network size."""
         s = self.settings
         height, width = frame.depth.shape
@@ -235,6 +239,7 @@ def _blur(
         return np.asarray(cv2.filter2D(rgb, -1, kernel / kernel.sum()), np.uint8)
     height, width = rgb.shape[:2]
     share = 1 / (1 + 0.7 * amount)
-    small = cv2.resize(rgb, (round(width * share), round(height * share)),
-                       interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        rgb, (round(width * share), round(height * share)), interpolation=cv2.INTER_AREA
+    )
     return np.asarray(cv2.resize(small, (width, height)), np.uint8)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pickle
 from typing import Any
 
-import torch
-
 from depth_node.training.networks import DepthNetwork, build_network
+import torch
 
 
 class CheckpointError(ValueError):

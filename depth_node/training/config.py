@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from depth_node.training.augment import AugmentSettings
+import yaml
 
 
 class ConfigError(ValueError):
@@ -103,7 +102,7 @@ class TrainConfig:
 
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
-    augment: AugmentSettings = AugmentSettings()
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     run: RunConfig = RunConfig()
@@ -122,7 +121,9 @@ def load_config(path: Path) -> TrainConfig:
     try:
         raw = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f'{path}: {error}; see config/train/small.yaml for an example') from error
+        raise ConfigError(
+            f'{path}: {error}; see config/train/small.yaml for an example'
+        ) from error
     try:
         return config_from_dict(raw)
     except ValueError as error:

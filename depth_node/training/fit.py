@@ -18,6 +18,11 @@ from typing import Any
 import warnings
 
 import cv2
+from depth_node.training.augment import Augmenter
+from depth_node.training.checkpoints import network_of, read_checkpoint
+from depth_node.training.config import TrainConfig
+from depth_node.training.datasets import RenderedFrames, SeededSampler, fingerprint
+from depth_node.training.tasks import DepthTask
 import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
@@ -26,12 +31,6 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch.utils.data import DataLoader
-
-from depth_node.training.augment import Augmenter
-from depth_node.training.checkpoints import network_of, read_checkpoint
-from depth_node.training.config import TrainConfig
-from depth_node.training.datasets import RenderedFrames, SeededSampler, fingerprint
-from depth_node.training.tasks import DepthTask
 
 BEST, LAST = 'best.ckpt', 'last.ckpt'
 
@@ -91,8 +90,15 @@ def train(
     manifest = _manifest(config, command, resume=resume, init=init, max_time_s=max_time_s)
     _write_json(folder / 'manifest.json', manifest)
     callbacks: list[Callback] = [
-        ModelCheckpoint(folder, filename='best', monitor='val/abs_rel', mode='min', save_top_k=1,
-                        enable_version_counter=False, auto_insert_metric_name=False),
+        ModelCheckpoint(
+            folder,
+            filename='best',
+            monitor='val/abs_rel',
+            mode='min',
+            save_top_k=1,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        ),
         _SaveLast(last),
         _Panels(folder / 'panels'),
     ]
@@ -121,8 +127,13 @@ def train(
             default_root_dir=folder,
         )
         with _interruptible(trainer) as interrupted:
-            trainer.fit(task, train_loader, val_loader,
-                        ckpt_path=str(last) if resume else None, weights_only=True)
+            trainer.fit(
+                task,
+                train_loader,
+                val_loader,
+                ckpt_path=str(last) if resume else None,
+                weights_only=True,
+            )
             steps = trainer.global_step
             trainer.save_checkpoint(last)
         if not interrupted:
@@ -155,8 +166,10 @@ def make_loaders(config: TrainConfig) -> tuple[DataLoader[Any], DataLoader[Any]]
     train_set = RenderedFrames(root, 'train', size_hw, augmenter=Augmenter(config.augment))
     val_set = RenderedFrames(root, 'val', size_hw, limit=data.val_frames)
     if len(train_set) < data.batch_size:
-        raise RunError(f'{root}/train: {len(train_set)} frames are fewer than one batch of '
-                       f'{data.batch_size}; render more, or lower data.batch_size')
+        raise RunError(
+            f'{root}/train: {len(train_set)} frames are fewer than one batch of '
+            f'{data.batch_size}; render more, or lower data.batch_size'
+        )
     train_loader: DataLoader[Any] = DataLoader(
         train_set,
         batch_size=data.batch_size,
@@ -245,9 +258,7 @@ class _Panels(Callback):
                 )
 
 
-def panel_sheet(
-    items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-) -> NDArray[np.uint8]:
+def panel_sheet(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> NDArray[np.uint8]:
     """Lay out (rgb, true depth, predicted depth) rows; colours span the truth's range.
 
     Args:
@@ -264,7 +275,9 @@ def panel_sheet(
         row = [cv2.cvtColor(rgb.permute(1, 2, 0).cpu().numpy(), cv2.COLOR_RGB2BGR)]
         for depth, shown in ((truth, known), (guess, guess > 0)):
             share = (1 / np.maximum(depth, 1e-3) - 1 / far) / max(1 / near - 1 / far, 1e-6)
-            colour = cv2.applyColorMap((share.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+            colour = cv2.applyColorMap(
+                (share.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO
+            )
             colour[~shown] = 0
             row.append(colour)
         rows.append(np.hstack(row))
@@ -284,8 +297,13 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 def _git(*arguments: str) -> str | None:
     folder = Path(__file__).resolve().parent
     try:
-        done = subprocess.run(['git', '-C', str(folder), *arguments], capture_output=True,
-                              text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ['git', '-C', str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -325,6 +343,11 @@ def _manifest(
         'max_time_s': max_time_s,
         'data': {**fingerprint(root), 'meta': meta},
         'start': start,
-        'environment': {'python': platform.python_version(), 'machine': platform.machine(),
-                        'cpus': os.cpu_count(), 'threads': torch.get_num_threads(), **versions},
+        'environment': {
+            'python': platform.python_version(),
+            'machine': platform.machine(),
+            'cpus': os.cpu_count(),
+            'threads': torch.get_num_threads(),
+            **versions,
+        },
     }

@@ -7,13 +7,12 @@ import math
 import time
 from typing import Any
 
-import lightning
-import torch
-from torch import nn
-
 from depth_node.training.config import TrainConfig
 from depth_node.training.losses import gradient_loss, log_l1_loss, silog_loss
 from depth_node.training.networks import DepthNetwork, build_network
+import lightning
+import torch
+from torch import nn
 
 GUARD_LOG_STD = 0.02  # a constant picture has 0; a network that learns has 0.2 and more
 GUARD_FALL = 0.9  # the loss near the guard must be below this share of the first steps'
@@ -156,8 +155,10 @@ class DepthTask(lightning.LightningModule):
     def _guard(self, loss: float, pred: torch.Tensor) -> None:
         step, at = self.global_step, self.config.run.guard_step
         if not math.isfinite(loss):
-            raise CollapseError(f'loss is {loss} at step {step}; lower optim.decoder_lr '
-                                f'(now {self.config.optim.decoder_lr}) or optim.clip')
+            raise CollapseError(
+                f'loss is {loss} at step {step}; lower optim.decoder_lr '
+                f'(now {self.config.optim.decoder_lr}) or optim.clip'
+            )
         if step > at or at <= 0:
             return
         if step < GUARD_WINDOW:
@@ -171,7 +172,7 @@ class DepthTask(lightning.LightningModule):
             raise CollapseError(
                 f'step {step}: the prediction is a constant picture (standard deviation of log '
                 f'depth {spread:.4f}, expected > {GUARD_LOG_STD}); lower optim.decoder_lr (now '
-                f'{self.config.optim.decoder_lr}), and keep a norm on the decoder\'s laterals'
+                f"{self.config.optim.decoder_lr}), and keep a norm on the decoder's laterals"
             )
         if self.warm_start or not self._early_losses or not self._late_losses:
             return

@@ -1,7 +1,7 @@
 """Frames written by `depth-node synthesize`.
 
 Layout: <root>/<split>/<scene>/<frame>.jpg, <frame>.depth.png (uint16, millimetres of depth along
-the optical axis, 0 = unknown) and <frame>.json (K of that size). Scenes never appear in two splits.
+the optical axis, 0 = unknown) and <frame>.json (K of that size). No scene is in two splits.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import json
 from pathlib import Path
 
 import cv2
+from depth_node.camera import Camera
+from depth_node.training.augment import Augmenter, Frame, fit
 import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch.utils.data import Dataset, Sampler
-
-from depth_node.camera import Camera
-from depth_node.training.augment import Augmenter, Frame, fit
 
 SPLITS = ('train', 'val', 'test')
 
@@ -66,8 +65,10 @@ def index_frames(root: Path, split: str) -> list[FrameFiles]:
         files = FrameFiles.of(info)
         for path in (files.rgb, files.depth):
             if not path.is_file():
-                raise DatasetError(f'{path}: missing, {info.name} beside it needs it; '
-                                   f'delete the folder {info.parent} and render it again')
+                raise DatasetError(
+                    f'{path}: missing, {info.name} beside it needs it; '
+                    f'delete the folder {info.parent} and render it again'
+                )
         frames.append(files)
     if not frames:
         raise DatasetError(
@@ -98,16 +99,22 @@ def read_frame(files: FrameFiles) -> Frame:
     """
     bgr = cv2.imread(str(files.rgb), cv2.IMREAD_COLOR)
     if bgr is None:
-        raise DatasetError(f'{files.rgb}: not a readable picture; delete the scene and render it '
-                           'again')
+        raise DatasetError(
+            f'{files.rgb}: not a readable picture; delete the scene and render it again'
+        )
     millimetres = cv2.imread(str(files.depth), cv2.IMREAD_UNCHANGED)
     if millimetres is None or millimetres.dtype != np.uint16 or millimetres.ndim != 2:
-        found = 'unreadable' if millimetres is None else (
-            f'{millimetres.dtype} with shape {millimetres.shape}')
+        found = (
+            'unreadable'
+            if millimetres is None
+            else (f'{millimetres.dtype} with shape {millimetres.shape}')
+        )
         raise DatasetError(f'{files.depth}: {found}, expected a 16-bit grey PNG in millimetres')
     if millimetres.shape != bgr.shape[:2]:
-        raise DatasetError(f'{files.depth}: {millimetres.shape}, but the picture beside it is '
-                           f'{bgr.shape[:2]}; both must have one size')
+        raise DatasetError(
+            f'{files.depth}: {millimetres.shape}, but the picture beside it is '
+            f'{bgr.shape[:2]}; both must have one size'
+        )
     camera = _read_camera(files.info, (bgr.shape[0], bgr.shape[1]))
     depth = millimetres.astype(np.float32) * np.float32(1e-3)
     return Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), depth, camera)
@@ -119,8 +126,10 @@ def _read_camera(path: Path, size_hw: tuple[int, int]) -> Camera:
         stated = (int(raw['height']), int(raw['width']))
         camera = Camera(stated, *(float(raw[key]) for key in ('fx', 'fy', 'cx', 'cy')))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f'{path}: not usable intrinsics ({error!r}); expected JSON with width, '
-                           'height, fx, fy, cx, cy') from error
+        raise DatasetError(
+            f'{path}: not usable intrinsics ({error!r}); expected JSON with width, '
+            'height, fx, fy, cx, cy'
+        ) from error
     if stated != size_hw:
         raise DatasetError(f'{path}: says {stated}, but the picture is {size_hw}')
     return camera

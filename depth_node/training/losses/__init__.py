@@ -1,4 +1,4 @@
-"""Losses on depth: each takes `valid` and is zero, attached to the graph, where nothing is valid."""
+"""Losses on depth: each takes `valid`, and is zero, with a gradient, where nothing is valid."""
 
 from depth_node.training.losses.depth import gradient_loss, log_l1_loss, silog_loss
 

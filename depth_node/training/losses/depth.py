@@ -73,8 +73,8 @@ def gradient_loss(
 
     With R = log pred - log target: the mean of |dR/du| + |dR/dv| over neighbouring pairs of valid
     pixels, averaged over `scales` pictures, each taking every second pixel of the one before.
-    Source: Li & Snavely 2018 (MegaDepth), arXiv:1804.00607, the term L_grad; sharp borders survive it
-    because it compares derivatives instead of smoothing.
+    Source: Li & Snavely 2018 (MegaDepth), arXiv:1804.00607, the term L_grad. It compares
+    derivatives and smooths nothing, so sharp borders survive it.
     """
     ratio = _log_ratio(pred, target, valid)
     total = ratio.sum() * 0.0

@@ -7,6 +7,8 @@ from typing import Any
 from depth_node.training.networks.base import DepthNetwork
 from depth_node.training.networks.small import SmallDepthNet
 
+__all__ = ['NETWORKS', 'DepthNetwork', 'build_network']
+
 NETWORKS: dict[str, type[DepthNetwork]] = {'small': SmallDepthNet}
 
 

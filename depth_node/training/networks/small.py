@@ -1,8 +1,8 @@
 """The bundled network: EfficientNet-Lite0 and a light decoder.
 
 Predicts log canonical depth at half resolution with four values a cell, which a pixel shuffle
-lays out at full resolution (Shi et al. 2016, arXiv:1609.05158): object borders keep the pixel grid of
-the image for almost no time. Canonical depth: Yin et al. 2023 (Metric3D), arXiv:2307.10984,
+lays out at full resolution (Shi et al. 2016, arXiv:1609.05158): object borders keep the pixel
+grid of the image for almost no time. Canonical depth: Yin et al. 2023 (Metric3D), arXiv:2307.10984,
 section 3.1: metric depth = canonical depth * f / f_canonical.
 """
 
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 
+from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.encoders.efficientnet_lite import EfficientNetLite0
 import torch
 from torch import nn
 from torch.nn import functional
-
-from depth_node.training.networks.base import DepthNetwork
-from depth_node.training.networks.encoders.efficientnet_lite import EfficientNetLite0
 
 # Per level from /32 to /2. Cost falls by four a level, so the fine levels are narrow.
 DECODER_CHANNELS = (128, 96, 64, 48, 32)

@@ -1,0 +1,143 @@
+"""`depth-node export`: a checkpoint becomes an ONNX file and its card."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+import sys
+from typing import Any
+
+HELP = 'turn a training checkpoint into an ONNX file with its card'
+
+_EPILOG = """\
+The picture goes in as the camera gives it (uint8 RGB, NHWC); normalisation is in the graph. The
+file is compared with torch before it is kept, and the card gets reference statistics that every
+backend must reproduce.
+
+examples:
+  depth-node export runs/small/best.ckpt --out models/small.onnx --range 0.2,10
+  depth-node quantize models/small.yaml --data data/frames
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    parser.add_argument('checkpoint', type=Path, help='best.ckpt or last.ckpt of a run')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        required=True,
+        metavar='FILE.onnx',
+        help='the card is written beside it, as FILE.yaml',
+    )
+    parser.add_argument('--name', help="the card's name (the file's)")
+    parser.add_argument('--licence', default='Apache-2.0', help='of the weights (Apache-2.0)')
+    parser.add_argument(
+        '--range',
+        type=_range,
+        dest='range_m',
+        metavar='NEAR,FAR',
+        help='metric depths that the training data covered, metres '
+        '(what the network can return at all)',
+    )
+    parser.add_argument(
+        '--assumed-hfov',
+        type=float,
+        metavar='DEG',
+        help='horizontal field of view assumed where the camera is not known '
+        "(the canonical camera's)",
+    )
+    parser.add_argument('--note', help='a sentence for the provenance')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export; errors are raised for the command line to print."""
+    from depth_node.cli import UsageError
+
+    if args.out.suffix != '.onnx':
+        raise UsageError(f'--out {args.out}: the name must end in .onnx')
+    from depth_node.export.card import make_card
+    from depth_node.export.onnx import export_onnx
+    from depth_node.training.checkpoints import network_of, read_checkpoint
+
+    checkpoint = read_checkpoint(args.checkpoint)
+    network = network_of(checkpoint)
+    parity = export_onnx(network, args.out)
+    print(
+        f'{args.out}: {args.out.stat().st_size / 1e6:.1f} MB; ONNX Runtime equals torch to '
+        f'{parity.max_rel:.1e} of the depth on {parity.pictures} pictures'
+    )
+    card = make_card(
+        args.out,
+        network,
+        name=args.name or args.out.stem,
+        licence=args.licence,
+        range_m=args.range_m or network.depth_range_m,
+        assumed_hfov_deg=args.assumed_hfov,
+        provenance=_provenance(args, checkpoint),
+    )
+    print(f'{card.save()}: written')
+    return 0
+
+
+def _provenance(args: argparse.Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    provenance: dict[str, Any] = {
+        'export_command': portable(['depth-node', *sys.argv[1:]]),
+        'steps': int(checkpoint['global_step']),
+    }
+    if args.note:
+        provenance['note'] = args.note
+    manifest = args.checkpoint.parent / 'manifest.json'
+    if manifest.is_file():
+        provenance['training'] = summary(json.loads(manifest.read_text(encoding='utf-8')))
+    else:
+        print(f'{manifest}: not there, the card says nothing about the training', file=sys.stderr)
+    return provenance
+
+
+def summary(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Pick what a card should say about a run; the runs it started from are listed inside."""
+    config = manifest['config']
+    kept = {
+        'command': portable(manifest.get('command') or []),
+        'commit': manifest.get('commit'),
+        'started': manifest.get('started'),
+        'train_s': manifest.get('train_s'),
+        'steps': manifest.get('steps'),
+        'pictures_seen': manifest.get('pictures_seen'),
+        'data': {
+            'frames': manifest['data']['frames'],
+            'sha256_of_names_and_sizes': manifest['data']['sha256_of_names_and_sizes'],
+        },
+        'loss': config['loss'],
+        'optim': config['optim'],
+        'batch_size': config['data']['batch_size'],
+        'seed': config['run']['seed'],
+        'validation': manifest.get('final'),
+        'start': manifest['start']['kind'],
+        'environment': manifest.get('environment'),
+    }
+    if 'run' in manifest['start']:
+        kept['started_from'] = summary(manifest['start']['run'])
+    return {key: value for key, value in kept.items() if value is not None}
+
+
+def portable(words: list[str]) -> str:
+    """Join a command line, cutting absolute paths to their last two parts."""
+    short = []
+    for word in words:
+        path = Path(word)
+        short.append('/'.join(path.parts[-2:]) if path.is_absolute() else word)
+    return ' '.join(short)
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        near, far = (float(part) for part in text.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected NEAR,FAR in metres') from None
+    if not 0 < near < far:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected 0 < NEAR < FAR')
+    return near, far
