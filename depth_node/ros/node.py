@@ -8,6 +8,7 @@ name, never fatal and never silent.
 from __future__ import annotations
 
 from collections.abc import Callable
+import ctypes
 from dataclasses import dataclass, replace
 import math
 import os
@@ -643,9 +644,25 @@ def _cache_dir(name: str, warn: Any) -> Path | None:
     return folder
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed blocks of megabytes for the next frame.
+
+    By default it may give them back after every message, and every new one then costs a page fault
+    per 4 kB: measured 2 to 4 ms a frame of 640x480 with points, depending on luck.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(mmap_threshold, 32 << 20)
+    mallopt(trim_threshold, 64 << 20)
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the exit code."""
     interrupts = Interrupts()
+    _keep_freed_memory()
     node = None
     try:
         try:
