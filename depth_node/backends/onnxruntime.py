@@ -27,12 +27,12 @@ def probe(name: str) -> tuple[str | None, str]:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        return None, f"not installed ({error.name}); pip install 'depth-node[{extra}]'"
+        return None, f"not installed ({error.name}); pip install '.[{extra}]' in the clone"
     except ImportError as error:
         return None, f'cannot be imported: {error}'
     if name.endswith('-cuda') and _CUDA not in onnxruntime.get_available_providers():
         return None, (f'onnxruntime {onnxruntime.__version__} is built without CUDA; '
-                      "pip install 'depth-node[cuda]' on a machine with an NVIDIA GPU")
+                      "pip install '.[cuda]' in the clone on a machine with an NVIDIA GPU")
     return str(onnxruntime.__version__), ''
 
 

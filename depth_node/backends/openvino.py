@@ -28,7 +28,7 @@ def probe(name: str) -> tuple[str | None, str]:
     try:
         import openvino
     except ModuleNotFoundError as error:
-        return None, f"not installed ({error.name}); pip install 'depth-node[cpu]'"
+        return None, f"not installed ({error.name}); pip install '.[cpu]' in the clone"
     except ImportError as error:
         return None, f'cannot be imported: {error}'
     if not hasattr(openvino, 'Core'):

@@ -56,12 +56,12 @@ VERBS: Final = tuple(Verb(*row) for row in (
 
 # How to get a module that is missing, where the verb's extra is not the answer.
 _CURES: Final = {
-    'cv2': "pip install 'depth-node[opencv]' (on a robot: apt install python3-opencv)",
-    'rosbags': "pip install 'depth-node[demo]'",
-    'bpy': "pip install 'depth-node[synthesis]'",
-    'torch': "pip install 'depth-node[train]'",
-    'lightning': "pip install 'depth-node[train]'",
-    'onnx': "pip install 'depth-node[export]'",
+    'cv2': "pip install '.[opencv]' in the clone (on a robot: apt install python3-opencv)",
+    'rosbags': "pip install '.[demo]' in the clone",
+    'bpy': "pip install '.[synthesis]' in the clone",
+    'torch': "pip install '.[train]' in the clone",
+    'lightning': "pip install '.[train]' in the clone",
+    'onnx': "pip install '.[export]' in the clone",
     'skimage': 'pip install scikit-image',
     'yaml': 'pip install PyYAML',
 }
@@ -178,7 +178,7 @@ def _explain(verb: Verb, error: Exception) -> tuple[str, int]:
         if module in _ROS_MODULES:
             return f'it needs ROS 2 ({module} is not found): {_ROS_CURE}', FAILED
         if module != 'depth_node':
-            default = f"pip install 'depth-node[{verb.extra}]'" if verb.extra else (
+            default = f"pip install '.[{verb.extra}]' in the clone" if verb.extra else (
                 f'pip install {module}')
             return (f'it needs the Python package {module!r}, which is not installed; '
                     f'install it with: {_CURES.get(module, default)}', FAILED)

@@ -104,7 +104,7 @@ def _packages() -> Iterator[Check]:
     package = Path(__file__).resolve().parents[1]
     yield Check(section, 'depth_node', OK, f'{package_version()} in {package}')
     yield _module(section, 'numpy', FAIL, 'pip install numpy')
-    cv2 = _module(section, 'cv2', FAIL, "pip install 'depth-node[opencv]', or apt install "
+    cv2 = _module(section, 'cv2', FAIL, "pip install '.[opencv]' in the clone, or apt install "
                                         'python3-opencv on a robot')
     if cv2.status == OK and not cv2.found.startswith('4.'):
         cv2 = Check(section, 'cv2', NOTE, cv2.found, "ROS's cv_bridge needs OpenCV 4: pip install "
@@ -124,7 +124,7 @@ def _backends() -> Iterator[Check]:
                     item.version or item.reason)
     if not any(item.version for item in found):
         yield Check(section, 'any', FAIL, 'no backend can run a network',
-                    "pip install 'depth-node[cpu]'")
+                    "pip install '.[cpu]' in the clone")
 
 
 def _models() -> Iterator[Check]:

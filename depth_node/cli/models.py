@@ -246,7 +246,7 @@ def _add(args: argparse.Namespace) -> int:
     names = [name for name in AUTO_ORDER[::-1] if availability(name).version is not None]
     if not names:
         raise CommandError('no backend is installed to run the network once; pip install '
-                           "'depth-node[cpu]'")
+                           "'.[cpu]' in the clone")
     with open_backend(card, names[0], 'fp32') as backend:
         card = replace(card, check=_reference(card, backend))
     verified: list[dict[str, Any]] = []

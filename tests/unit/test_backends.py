@@ -259,7 +259,7 @@ def test_no_runtime_at_all_names_them_all_and_the_cure(tiny_card):
     out = run_blocked(tiny_card(), 'openvino,onnxruntime')
     assert 'ERROR no backend runs model' in out
     assert out.count('LOG') == 3
-    assert "pip install 'depth-node[cpu]'" in out
+    assert "pip install '.[cpu]' in the clone" in out
 
 
 def test_opening_imports_the_chosen_runtime_only(tiny_card):

@@ -44,7 +44,7 @@ def test_doctor_without_backends_fails_and_tells_the_cure(environment, tmp_path)
                             env=environment, cwd=tmp_path, timeout=60)
     assert result.returncode == 1
     assert 'FAIL  any' in result.stdout
-    assert "pip install 'depth-node[cpu]'" in result.stdout
+    assert "pip install '.[cpu]' in the clone" in result.stdout
 
 
 def test_doctor_sees_the_fast_dds_profile(cli, tiny_card, tmp_path):

@@ -92,7 +92,7 @@ def raising(error):
     (ValueError('odd'), 1, 'unexpected ValueError: odd; depth-node doctor --debug'),
     (ModuleNotFoundError("No module named 'torch'", name='torch'), 1,
      "needs the Python package 'torch', which is not installed; install it with: "
-     "pip install 'depth-node[train]'"),
+     "pip install '.[train]' in the clone"),
     (ModuleNotFoundError("No module named 'x.y'", name='x.y'), 1, 'pip install x'),
     (ModuleNotFoundError("No module named 'rclpy'", name='rclpy'), 1,
      'it needs ROS 2 (rclpy is not found): source /opt/ros/'),
@@ -129,7 +129,7 @@ def test_a_verb_without_its_extra_names_it(environment, tmp_path):
         [sys.executable, '-c', code, '-', 'torch,lightning', 'train', '--config', 'x.yaml'],
         capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
     assert result.returncode == 1
-    assert "pip install 'depth-node[train]'" in result.stderr
+    assert "pip install '.[train]' in the clone" in result.stderr
     assert 'Traceback' not in result.stderr
 
 
