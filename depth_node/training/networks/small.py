@@ -2,8 +2,8 @@
 
 Predicts log canonical depth at half resolution with four values a cell, which a pixel shuffle
 lays out at full resolution (Shi et al. 2016, arXiv:1609.05158): object borders keep the pixel
-grid of the image for almost no time. Canonical depth: Yin et al. 2023 (Metric3D), arXiv:2307.10984,
-section 3.1: metric depth = canonical depth * f / f_canonical.
+grid of the image for almost no time. Canonical depth (Yin et al. 2023, Metric3D,
+arXiv:2307.10984, section 3.1): metric depth = canonical depth * f / f_canonical.
 """
 
 from __future__ import annotations

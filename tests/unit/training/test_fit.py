@@ -1,0 +1,142 @@
+"""Whole runs on a few pixels: what is written, resuming, interrupting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import json
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('lightning')
+pytest.importorskip('tensorboard')
+
+from depth_node.training.checkpoints import (  # noqa: E402
+    CheckpointError,
+    network_of,
+    read_checkpoint,
+)
+from depth_node.training.config import TrainConfig, config_from_dict  # noqa: E402
+from depth_node.training.fit import RunError, train  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings('ignore::Warning:lightning', 'ignore::UserWarning')
+
+
+def tiny(root: Path, folder: Path, **run) -> TrainConfig:
+    return config_from_dict({
+        'network': {'name': 'small', 'options': {'size_hw': [32, 64], 'pretrained': False}},
+        'data': {'root': str(root), 'batch_size': 4, 'workers': 0},
+        'run': {'folder': str(folder), 'max_steps': 4, 'val_every_steps': 2, 'guard_step': 0,
+                'threads': 1, **run},
+    })  # fmt: skip
+
+
+def test_a_run_writes_its_files_and_resumes_its_step_count(frames_root, tmp_path):
+    folder = tmp_path / 'run'
+    config = tiny(frames_root, folder)
+    manifest = train(config, progress_bar=False)
+    assert manifest['steps'] == 4
+    assert manifest['pictures_seen'] == 16
+    assert manifest['data']['frames'] == {'train': 8, 'val': 2, 'test': 1}
+    assert set(manifest['final']) >= {'val/abs_rel', 'val/delta1'}
+    assert json.loads((folder / 'manifest.json').read_text())['config'] == json.loads(
+        json.dumps(config.to_dict()))
+    assert [p.name for p in sorted((folder / 'panels').iterdir())][:2] == [
+        '000002.png', '000004.png']
+    assert (folder / 'best.ckpt').is_file()
+    rows = (folder / 'csv/metrics.csv').read_text().splitlines()
+    assert 'val/abs_rel' in rows[0]
+    assert len(rows) >= 5
+    first = read_checkpoint(folder / 'last.ckpt')
+    assert first['global_step'] == 4
+
+    with pytest.raises(RunError, match='--resume'):
+        train(config, progress_bar=False)
+    longer = replace(config, run=replace(config.run, max_steps=6))
+    manifest = train(longer, resume=True, progress_bar=False)
+    again = read_checkpoint(folder / 'last.ckpt')
+    assert manifest['steps'] == again['global_step'] == 6
+    assert again['ema_updates'] == 6
+    moments = again['optimizer_states'][0]['state']
+    assert all(entry['step'] == 6 for entry in moments.values())
+    assert manifest['start']['run']['steps'] == 4
+
+
+def test_init_takes_weights_and_starts_counting_anew(frames_root, tmp_path):
+    train(tiny(frames_root, tmp_path / 'a', max_steps=2), progress_bar=False)
+    start = network_of(read_checkpoint(tmp_path / 'a/last.ckpt')).state_dict()
+    config = tiny(frames_root, tmp_path / 'b', max_steps=1)
+    frozen = replace(config, optim=replace(config.optim, encoder_lr=0.0, decoder_lr=0.0))
+    manifest = train(frozen, init=tmp_path / 'a/last.ckpt', progress_bar=False)
+    assert manifest['steps'] == 1
+    assert manifest['start']['kind'] == 'init'
+    after = network_of(read_checkpoint(tmp_path / 'b/last.ckpt')).state_dict()
+    assert torch.equal(after['head.weight'], start['head.weight'])
+    name = 'encoder._bn0.running_mean'
+    assert torch.equal(after[name], start[name])  # the encoder's statistics are frozen
+
+
+def test_the_time_limit_ends_a_run(frames_root, tmp_path):
+    config = tiny(frames_root, tmp_path / 'run', max_steps=100000)
+    began = time.monotonic()
+    manifest = train(config, max_time_s=1.0, progress_bar=False)
+    assert time.monotonic() - began < 30
+    assert 0 < manifest['steps'] < 1000
+    assert not manifest['interrupted']
+
+
+def test_nothing_to_resume_is_said(frames_root, tmp_path):
+    with pytest.raises(RunError, match='no checkpoint to resume'):
+        train(tiny(frames_root, tmp_path / 'none'), resume=True, progress_bar=False)
+
+
+def test_fewer_frames_than_a_batch_are_refused(frames_root, tmp_path):
+    config = tiny(frames_root, tmp_path / 'run')
+    config = replace(config, data=replace(config.data, batch_size=9))
+    with pytest.raises(RunError, match='8 frames are fewer than one batch of 9'):
+        train(config, progress_bar=False)
+
+
+def test_useless_checkpoints_are_refused(tmp_path):
+    path = tmp_path / 'x.ckpt'
+    with pytest.raises(CheckpointError, match='no such checkpoint'):
+        read_checkpoint(path)
+    path.write_bytes(b'nothing')
+    with pytest.raises(CheckpointError, match='not a readable checkpoint'):
+        read_checkpoint(path)
+    torch.save({'state_dict': {}}, path)
+    with pytest.raises(CheckpointError, match='depth-node train'):
+        read_checkpoint(path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(frames_root, tmp_path):
+    yaml = pytest.importorskip('yaml')
+    folder = tmp_path / 'run'
+    config = tiny(frames_root, folder, max_steps=100000).to_dict()
+    del config['augment']
+    (tmp_path / 'c.yaml').write_text(yaml.safe_dump(config))
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'depth_node.cli', 'train', '--config', str(tmp_path / 'c.yaml'),
+         '--no-progress'],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        limit = time.monotonic() + 60
+        while not (folder / 'last.ckpt').is_file():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert 'saving a checkpoint' in err
+    assert 'interrupted' in out
+    assert read_checkpoint(folder / 'last.ckpt')['global_step'] > 0
+    assert json.loads((folder / 'manifest.json').read_text())['interrupted'] is True
