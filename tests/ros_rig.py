@@ -28,7 +28,7 @@ def red_to_depth(red: Any) -> Any:
 
 
 def write_tiny_model(folder: Path, name: str = 'tiny', *, work: int = 0,
-                     confidence: bool = False) -> Path:
+                     confidence: bool = False, fragile: bool = False) -> Path:
     """Write an ONNX file and its card; return the card.
 
     Args:
@@ -36,6 +36,7 @@ def write_tiny_model(folder: Path, name: str = 'tiny', *, work: int = 0,
         name: of the card.
         work: side of square matrices multiplied in vain, to make the network slow.
         confidence: whether it has a second output, green / 255.
+        fragile: whether it fails at run time on a first pixel of red 200 and above.
     """
     from onnx import TensorProto, checker, helper, numpy_helper, save
 
@@ -66,6 +67,15 @@ def write_tiny_model(folder: Path, name: str = 'tiny', *, work: int = 0,
                   helper.make_node('Mul', ['waste', 'nothing'], ['no']),
                   helper.make_node('Add', ['scaled', 'no'], ['late'])]
         last = 'late'
+    if fragile:
+        constants += [numpy_helper.from_array(np.zeros(200, np.float32), 'table'),
+                      numpy_helper.from_array(np.array([0, 0, 0, 0]), 'corner'),
+                      numpy_helper.from_array(np.array([1, 1, 1, 1]), 'corner_end')]
+        nodes += [helper.make_node('Slice', ['red_t', 'corner', 'corner_end'], ['first']),
+                  helper.make_node('Cast', ['first'], ['index'], to=TensorProto.INT64),
+                  helper.make_node('Gather', ['table', 'index'], ['looked_up']),
+                  helper.make_node('Add', [last, 'looked_up'], ['checked'])]
+        last = 'checked'
     nodes.append(helper.make_node('Add', [last, 'offset'], ['depth']))
     card: dict[str, Any] = {
         'card_version': 1, 'name': name, 'licence': 'Apache-2.0',

@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 OK, WARN, ERROR = 0, 1, 2
 # Skips that are no fault of the input.
-HARMLESS = ('no_subscriber', 'inactive', 'waiting_for_camera_info')
+HARMLESS = ('no_subscriber', 'inactive', 'waiting_for_camera_info', 'shutdown')
 # Beyond this the camera's clock and the node's are not the same clock.
 _CLOCK_GAP_MS = 10_000.0
 

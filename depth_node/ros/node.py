@@ -60,6 +60,7 @@ class Job:
     message: Any
     entered: float  # time.perf_counter at callback entry
     age_ms: float  # callback entry minus stamp, NaN where the clock does not run
+    processed: bool = False  # counted as processed; what fails now is no skip any more
 
 
 @dataclass
@@ -103,6 +104,7 @@ class MonoDepthNode(LifecycleNode):
         self._advice: tuple[str, ...] = ()
         self._report_before = self._statistics.counters()
         self._closing = False
+        self._named_at: dict[str, float] = {}  # reason of a skip -> when the log named it last
         self._card: ModelCard | None = None
 
         self._parameter_server = ParameterServer(
@@ -387,23 +389,25 @@ class MonoDepthNode(LifecycleNode):
         try:
             self._process_frame(job)
         except (ImageError, BackendError, FrameSkippedError) as error:
-            reason = getattr(error, 'reason', 'backend_failed')
-            self._skip(reason, str(error))
+            self._failed(job, getattr(error, 'reason', 'backend_failed'), str(error))
         except Exception as error:
             if self._closing or not self.context.ok():
-                self._statistics.skipped('shutdown')
-                return
-            self._skip('internal_error', f'{type(error).__name__}: {error}\n'
-                       f'{traceback.format_exc()}')
+                self._failed(job, 'shutdown', 'the process ends')
+            else:
+                self._failed(job, 'internal_error', f'{type(error).__name__}: {error}\n'
+                             f'{traceback.format_exc()}')
 
-    def _skip(self, reason: str, text: str) -> None:
-        self._statistics.skipped(reason)
-        if reason in diagnostics.HARMLESS:
+    def _failed(self, job: Job, reason: str, text: str) -> None:
+        """Count and name a frame of which nothing is published."""
+        if not job.processed:
+            self._statistics.skipped(reason)
+        if reason in diagnostics.HARMLESS or not self.context.ok():
             return
         self._seen = replace(self._seen, last_skip=f'{reason}: {text.splitlines()[0]}')
-        if self.context.ok():
-            self.get_logger().warning(f'image skipped, {reason}: {text}',
-                                      throttle_duration_sec=LOG_EVERY_S)
+        now = time.perf_counter()
+        if now - self._named_at.get(reason, -math.inf) >= LOG_EVERY_S:
+            self._named_at[reason] = now
+            self.get_logger().warning(f'image skipped, {reason}: {text}')
 
     def _process_frame(self, job: Job) -> None:
         outputs, pipeline = self._outputs, self._pipeline
@@ -430,6 +434,7 @@ class MonoDepthNode(LifecycleNode):
         frame = pipeline.run(rgb, resolved.camera, stamp)
         statistics = self._statistics
         statistics.processed()
+        job.processed = True
         stage_ms = {'decode': decode_ms, **frame.timings_ms}
         count = outputs.publish(frame, header, wanted, parameters, stage_ms)
         finished = time.perf_counter()

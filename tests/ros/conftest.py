@@ -19,10 +19,11 @@ DEFAULTS = {'model.name': 'tiny', 'backend.name': 'onnxruntime', 'backend.thread
 
 @pytest.fixture(scope='session')
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder of tiny models: tiny, confident and slow."""
+    """Give a folder of tiny models: tiny, confident, fragile and slow."""
     folder = tmp_path_factory.mktemp('models')
     ros_rig.write_tiny_model(folder)
     ros_rig.write_tiny_model(folder, 'confident', confidence=True)
+    ros_rig.write_tiny_model(folder, 'fragile', fragile=True)
     ros_rig.write_tiny_model(folder, 'slow', work=900)
     return folder
 

@@ -168,7 +168,7 @@ def test_missing_card_is_named_and_can_be_repaired(
     process = start(model__name='no_such_model')
     process.wait_for_log('not configured')
     assert "no model card named 'no_such_model'" in process.log
-    assert 'found: confident, slow, tiny' in process.log
+    assert 'found: confident, fragile, slow, tiny' in process.log
     assert 'ros2 lifecycle set /own configure' in process.log
     assert own.state() == 'unconfigured'
     found = own.diagnostics('model', lambda status: status.level == b'\x02')

@@ -368,8 +368,32 @@ def test_bad_images_are_named_and_the_node_goes_on(peer: Peer, shared_process: A
         assert len(depths) == before
         peer.send_until(send, lambda: peer.image(flat_picture(60)),
                         lambda before=before: len(depths) > before)
-    assert 'image skipped, bad_step' in shared_process.log  # the first; the rest is throttled
-    assert shared_process.log.count('image skipped') < 5
+    for reason in bad_images(peer):
+        assert f'image skipped, {reason}:' in shared_process.log
+    before = shared_process.log.count('image skipped, empty')
+    for _ in range(10):
+        send(bad_images(peer)['empty'])
+        peer.spin(0.03)
+    assert shared_process.log.count('image skipped, empty') <= before + 1, 'throttled'
+
+
+def test_a_network_that_fails_on_a_frame_is_named_and_the_node_goes_on(
+        peer: Peer, shared_process: Any) -> None:
+    assert peer.transition('deactivate')
+    assert peer.transition('cleanup')
+    assert peer.set(model__name='fragile') == ''
+    assert peer.transition('configure')
+    assert peer.transition('activate')
+    depths = peer.collect('~/depth/image', Image)
+    send = peer.camera(peer.info())
+    peer.send_until(send, lambda: peer.image(flat_picture(60)), lambda: depths)
+    send(peer.image(flat_picture(250)))
+    found = peer.diagnostics('input', lambda status: 'skipped backend_failed' in values_of(status))
+    assert values_of(found)['skipped backend_failed'] == '1'
+    assert 'image skipped, backend_failed: onnxruntime:' in shared_process.log
+    depths.clear()
+    peer.send_until(send, lambda: peer.image(flat_picture(70)), lambda: depths)
+    assert depth_of(depths[-1]) == pytest.approx(1.7)
 
 
 def test_compressed_images(peer: Peer) -> None:
