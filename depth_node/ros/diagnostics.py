@@ -58,6 +58,7 @@ class NodeState:
     camera_message: str = ''
     mismatches: tuple[str, ...] = ()
     large_messages: str = ''  # what stands in their way, '' if nothing
+    best_effort_readers: tuple[str, ...] = ()  # subscribers that such messages will not reach
     scale: dict[str, str] = field(default_factory=dict)
     valid_share: float = math.nan
     removed: dict[str, int] = field(default_factory=dict)
@@ -171,6 +172,10 @@ def _qos(state: NodeState) -> Check:
             state.snapshot.lost_in_transport > state.lost_before
             or (state.silent and state.image_publishers > 0)):
         return Check('qos', WARN, state.large_messages, values)
+    if state.large_messages and state.best_effort_readers:
+        return Check('qos', WARN, 'best-effort subscribers probably miss most large messages: '
+                     f'{", ".join(state.best_effort_readers)}; subscribe reliably, or in both '
+                     f'processes: {state.large_messages}', values)
     return Check('qos', OK, 'all endpoints match', values)
 
 

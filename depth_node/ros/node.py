@@ -28,7 +28,7 @@ from depth_node.pipeline import DepthFrame, DepthPipeline
 from depth_node.ros import diagnostics, messages, qos
 from depth_node.ros.camera_source import CameraSource, Resolved
 from depth_node.ros.interrupts import Interrupts
-from depth_node.ros.outputs import STATUS, Outputs, needs_camera
+from depth_node.ros.outputs import DEPTH, POINTS, STATUS, Outputs, needs_camera
 from depth_node.ros.parameter_server import ParameterServer
 from depth_node.ros.parameters import NODE_NAME, Parameters
 from depth_node.ros.statistics import Statistics
@@ -589,6 +589,10 @@ class MonoDepthNode(LifecycleNode):
         if self._outputs is not None:
             state.wanted = tuple(sorted(self._outputs.wanted(parameters)))
             state.mismatches = tuple(qos.mismatches(self, self._input_qos, self._outputs.qos))
+            if state.large_messages and frame is not None and (
+                    frame.depth.nbytes > qos.LARGE_BYTES):
+                state.best_effort_readers = tuple(qos.best_effort_subscribers(
+                    self, [self.resolve_topic_name(topic) for topic in (DEPTH, POINTS)]))
         return state
 
 

@@ -27,10 +27,13 @@ except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 __all__ = [
-    'PublisherEventCallbacks', 'SubscriptionEventCallbacks', 'describe', 'image_topics',
-    'input_qos', 'large_message_note', 'mismatches', 'output_qos', 'overrides', 'profile_file']
+    'PublisherEventCallbacks', 'SubscriptionEventCallbacks', 'best_effort_subscribers', 'describe',
+    'image_topics', 'input_qos', 'large_message_note', 'mismatches', 'output_qos', 'overrides',
+    'policy_name', 'profile_file']
 
 _ENDLESS_NS = 2**62  # 146 years
+# Fast DDS' default shared memory segment; larger best-effort messages get lost.
+LARGE_BYTES = 512 * 1024
 IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
 
 
@@ -113,6 +116,13 @@ def _comparable(theirs: QoSProfile) -> QoSProfile:
         if getattr(theirs, name).nanoseconds < _ENDLESS_NS:
             setattr(plain, name, getattr(theirs, name))
     return plain
+
+
+def best_effort_subscribers(node: Node, topics: Iterable[str]) -> list[str]:
+    """Return `<node> on <topic>` for every best-effort subscriber of these topics."""
+    return [f'{_node_name(other)} on {topic}' for topic in topics
+            for other in node.get_subscriptions_info_by_topic(topic)
+            if other.qos_profile.reliability == QoSReliabilityPolicy.BEST_EFFORT]
 
 
 def _node_name(endpoint: Any) -> str:

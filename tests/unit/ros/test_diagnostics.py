@@ -70,6 +70,9 @@ def test_all_is_well() -> None:
     ('qos', WARN, 'no profile', dict(large_messages='no profile', silent=True)),
     ('qos', WARN, 'no profile', dict(large_messages='no profile',
                                      snapshot=counters(lost_in_transport=5))),
+    ('qos', WARN, 'miss most large messages: /nav on /points', dict(
+        large_messages='no profile', best_effort_readers=('/nav on /points',))),
+    ('qos', OK, 'match', dict(best_effort_readers=('/nav on /points',))),
     ('qos', OK, 'match', dict(large_messages='no profile')),
     ('output', OK, 'idle', dict(wanted=())),
     ('output', WARN, 'no usable depth', dict(valid_share=0.0)),
