@@ -284,13 +284,14 @@ def _look(args: argparse.Namespace, session: _Session, clip: Clip, card: ModelCa
     measured = figures.times(recording)
     counted = figures.counters(recording, list(frame_of))
     error = figures.depth_error(recording, clip, frame_of, stated[0] if stated else None)
-    clouds = figures.cloud_figures(recording, clip, frame_of) if with_cloud else {}
+    clouds = figures.cloud_figures(recording) if with_cloud else {}
     process = session.figures
     rss_mb = max(process.rss_mb, default=math.nan)
     checks = figures.checks(
         recording, frame_of=frame_of, frame_id=FRAME_ID, with_cloud=with_cloud, counted=counted,
         clouds=clouds, error=error, stated=stated, torch_loaded=process.torch_loaded,
-        exit_codes=session.exit_codes)
+        exit_codes=session.exit_codes,
+        whole_cloud=not any(parameter.startswith('cloud.') for parameter in args.param))
     targets = figures.targets(measured, counted, rss_mb, session.first_depth_s)
 
     range_m = clip.range_m() if clip.true_depths else (0.3, 8.0)

@@ -185,20 +185,16 @@ def depth_error(recording: Recording, clip: Clip, frame_of: Mapping[int, int],
     return result
 
 
-def cloud_figures(recording: Recording, clip: Clip, frame_of: Mapping[int, int]
-                  ) -> dict[str, Any]:
-    """Look closely at the kept clouds: against depth and CameraInfo, and against the truth.
+def cloud_figures(recording: Recording) -> dict[str, Any]:
+    """Compare the kept clouds with the depth images seen through their CameraInfo.
 
     Returns:
-        `compared` clouds, their largest distance from the back-projected depth image, points that
-        are there without depth or the other way round, and the share of flying points.
+        `compared` clouds, their largest distance from the back-projected depth image, and how
+        many pixels have a point without depth or the other way round.
     """
-    from depth_node.camera import Camera
-    from depth_node.evaluation.flying import flying_points
-
     depths = {row['stamp_ns']: row for row in recording.kept('depth')}
     infos = {row['stamp_ns']: row for row in recording.rows['depth_camera_info']}
-    compared, disagreeing, worst, judged, flying = 0, 0, 0.0, 0, 0
+    compared, disagreeing, worst = 0, 0, 0.0
     for row in recording.kept('points'):
         stamp = row['stamp_ns']
         if stamp not in depths or stamp not in infos:
@@ -216,19 +212,8 @@ def cloud_figures(recording: Recording, clip: Clip, frame_of: Mapping[int, int]
             expected = np.stack([(u - cx) / fx * z, (v - cy) / fy * z, z], axis=-1)
             if len(z):
                 worst = max(worst, float(np.abs(points[v, u] - expected).max()))
-        index = frame_of.get(stamp)
-        if index is not None and clip.true_depths:
-            true = clip.true_depth(index)
-            step = clip.camera.size_hw[0] // true.shape[0]
-            lens = clip.camera.rectified()
-            # the truth holds every step-th pixel: (v, u) of it is (step v, step u) of the picture
-            thinned = Camera((true.shape[0], true.shape[1]), lens.fx / step, lens.fy / step,
-                             lens.cx / step, lens.cy / step)
-            verdict = flying_points(points[::step, ::step], true, thinned)
-            judged, flying = judged + verdict.judged, flying + verdict.flying
     return {'compared': compared, 'points_without_depth_or_back': disagreeing,
-            'worst_distance_m': worst,
-            'flying_share': flying / judged if judged else math.nan}
+            'worst_distance_m': worst}
 
 
 def stated_error(card: ModelCard, precision: str) -> tuple[float, str] | None:
@@ -247,8 +232,22 @@ def stated_error(card: ModelCard, precision: str) -> tuple[float, str] | None:
 def checks(recording: Recording, *, frame_of: Mapping[int, int], frame_id: str, with_cloud: bool,
            counted: Mapping[str, Any], clouds: Mapping[str, Any], error: Mapping[str, Any],
            stated: tuple[float, str] | None, torch_loaded: bool | None,
-           exit_codes: Mapping[str, int]) -> list[Check]:
-    """Return everything that must be so whatever the machine."""
+           exit_codes: Mapping[str, int], whole_cloud: bool = True) -> list[Check]:
+    """Return everything that must be so whatever the machine.
+
+    Args:
+        recording: what was received.
+        frame_of: stamp of an image that was sent -> frame of the clip.
+        frame_id: of the camera.
+        with_cloud: whether there was a subscriber for the cloud.
+        counted: of `counters`.
+        clouds: of `cloud_figures`.
+        error: of `depth_error`.
+        stated: of `stated_error`.
+        torch_loaded: whether the node's process holds PyTorch, None if not known.
+        exit_codes: of the processes.
+        whole_cloud: False where parameters ask for another cloud than one point per pixel.
+    """
     depth, info = recording.rows['depth'], recording.rows['depth_camera_info']
     points = recording.rows['points']
     found = [Check('depth arrives', len(depth) > 0, f'{len(depth)} depth images')]
@@ -280,6 +279,7 @@ def checks(recording: Recording, *, frame_of: Mapping[int, int], frame_id: str, 
                'clouds')
         all_of('all points are in front of the camera', points,
                [row['not_in_front'] > 0 for row in points], 'clouds')
+    if with_cloud and whole_cloud:
         both = [(row, depth_of_stamp[row['stamp_ns']]) for row in points
                 if row['stamp_ns'] in depth_of_stamp]
         all_of('clouds are organised like the depth image', [row for row, _ in both],

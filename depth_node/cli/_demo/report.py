@@ -83,7 +83,7 @@ def table(result: Mapping[str, Any], checks: Sequence[Check], targets: Sequence[
 
 
 def _error_lines(result: Mapping[str, Any]) -> list[str]:
-    error, clouds = result['error'], result['clouds']
+    error = result['error']
     if not error:
         return ['', 'error against the true depth: not measured (no frame with a true depth)']
     lines = [
@@ -101,9 +101,6 @@ def _error_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(_line("points within the card's error",
                            f'{error["share_within_stated"]:.1%} within '
                            f'{result["stated"]["abs_rel"]:.1%} ({result["stated"]["where"]})'))
-    if clouds and not math.isnan(clouds['flying_share']):
-        lines.append(_line('points on no true surface', f'{clouds["flying_share"]:.1%} '
-                           '(farther than 5 cm and 3 % from any along their ray)'))
     return lines
 
 

@@ -109,6 +109,15 @@ def test_bad_fact_is_found(changes: dict[str, Any], name: str):
     assert {check for check, ok in verdicts(good(), **changes).items() if ok is False} == {name}
 
 
+def test_thinned_cloud_is_not_compared_with_the_depth_image():
+    made = good()
+    made.rows['points'] = [{**row, 'width': 32, 'height': 24} for row in made.rows['points']]
+    assert verdicts(made)['clouds are organised like the depth image'] is False
+    found = verdicts(made, whole_cloud=False)
+    assert set(found.values()) == {True}
+    assert 'no Inf in the cloud' in found
+
+
 def test_nothing_received_is_a_failure_and_not_a_pass():
     found = verdicts(recording(), exit_codes={})
     assert found['depth arrives'] is False
