@@ -57,7 +57,7 @@ IMAGE_TOPIC, CAMERA_INFO_TOPIC = '/camera/image_raw', '/camera/camera_info'
 NODE, FRAME_ID = '/mono_depth', 'camera_optical_frame'
 READY_WITHIN_S, FIRST_DEPTH_WITHIN_S = 30.0, 60.0
 # Messages of at most so many frames and clouds are kept (2.2 MB and 4.9 MB each at 640x480).
-KEEP_FRAMES, KEEP_CLOUDS = 150, 10
+KEEP_FRAMES, KEEP_CLOUDS = 150, 6
 _SAMPLE_PERIOD_S = 0.5
 _TAIL_S = 0.7  # after the last image, for the frames under way
 _TERMINATED = 143  # 128 + SIGTERM

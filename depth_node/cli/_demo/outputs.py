@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PICTURES = 6
-BAG_FRAMES = 40
+BAG_FRAMES = 30
 _LEGEND_PX = 26
 _TICKS_M = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 12, 20, 40)
 _BAG_NAME = 'bag'
