@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     quantize_onnx(source, target, pictures)
     provenance: dict[str, Any] = {
         'command': portable(['depth-node', *sys.argv[1:]]),
-        'method': 'onnxruntime static QDQ, u8s8 per channel, MinMax; head and exp in float',
+        'method': 'onnxruntime static QDQ, u8s8 per channel, MinMax; stem, first block and head '
+        'in float',
         'calibration_frames': len(pictures),
         'data_sha256_of_names_and_sizes': fingerprint(args.data)['sha256_of_names_and_sizes'],
     }

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import onnx
 
 MIN_PICTURES = 8  # fewer do not cover the range of the activations
+# Stem and first block: few channels of very different ranges. In eight bits they move depth by
+# 4 %; with them in float it moves by 0.9 % (30 rendered frames). They are 3 % of the work.
+FLOAT_FIRST_CONVS = 3
 
 
 class _Reader:
@@ -45,8 +48,9 @@ def quantize_onnx(
         source: a file of `export_onnx`.
         target: the file to write.
         pictures: (H, W, 3) uint8 RGB at the network's size, like those the robot will see.
-        float_nodes: names of nodes to leave in float; None leaves the head's convolution, whose
-            output is log depth: eight bits over that range would be steps of 2 %.
+        float_nodes: names of nodes to leave in float; None leaves the first `FLOAT_FIRST_CONVS`
+            convolutions and the last, whose output is log depth: eight bits over its range would
+            be steps of 2 %.
 
     Raises:
         ValueError: too few pictures.
@@ -73,7 +77,7 @@ def quantize_onnx(
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         model = onnx.load(str(prepared))
         if float_nodes is None:
-            float_nodes = (_last_conv(model),)
+            float_nodes = _sensitive_convs(model)
         quantize_static(
             str(prepared),
             str(target),
@@ -99,8 +103,8 @@ def quantize_onnx(
     onnx.save(model, str(target))
 
 
-def _last_conv(model: onnx.ModelProto) -> str:
-    names = [node.name for node in model.graph.node if node.op_type == 'Conv']
-    if not names:
-        raise ExportError('the graph has no convolution to quantise')
-    return str(names[-1])
+def _sensitive_convs(model: onnx.ModelProto) -> tuple[str, ...]:
+    names = [str(node.name) for node in model.graph.node if node.op_type == 'Conv']
+    if len(names) <= FLOAT_FIRST_CONVS + 1:
+        raise ExportError(f'the graph has {len(names)} convolutions: nothing to quantise')
+    return (*names[:FLOAT_FIRST_CONVS], names[-1])

@@ -35,8 +35,12 @@ def frames_root(tmp_path: Path) -> Path:
     """Eight training, two validation and one test frame."""
     rng = np.random.default_rng(4)
     root = tmp_path / 'frames'
-    for split, scene, count in (('train', 'room-000001', 5), ('train', 'table-000002', 3),
-                                ('val', 'room-000003', 2), ('test', 'room-000009', 1)):
+    for split, scene, count in (
+        ('train', 'room-000001', 5),
+        ('train', 'table-000002', 3),
+        ('val', 'room-000003', 2),
+        ('test', 'room-000009', 1),
+    ):
         folder = root / split / scene
         for index in range(count):
             write_frame(folder, f'{index:03d}', rng)

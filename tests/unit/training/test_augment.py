@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip('cv2')
 
-from depth_node.camera import Camera  # noqa: E402
-from depth_node.training.augment import (  # noqa: E402
+from depth_node.camera import Camera
+from depth_node.training.augment import (
     Augmenter,
     AugmentSettings,
     Frame,
@@ -25,7 +25,9 @@ NORMAL, OFFSET = np.array([0.2, -0.5, 0.9]), 2.0  # the plane NORMAL . X = OFFSE
 
 def plane_frame(camera: Camera = CAMERA) -> Frame:
     v, u = np.mgrid[: camera.size_hw[0], : camera.size_hw[1]].astype(np.float64)
-    rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones_like(u)], -1)
+    rays = np.stack(
+        [(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones_like(u)], -1
+    )
     depth = (OFFSET / (rays @ NORMAL)).astype(np.float32)
     # the picture holds the pixel's own ray, so that colours can be checked too
     rgb = np.stack([128 + 100 * rays[..., 0], 128 + 100 * rays[..., 1], np.full_like(u, 7)], -1)

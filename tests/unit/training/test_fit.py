@@ -45,9 +45,12 @@ def test_a_run_writes_its_files_and_resumes_its_step_count(frames_root, tmp_path
     assert manifest['data']['frames'] == {'train': 8, 'val': 2, 'test': 1}
     assert set(manifest['final']) >= {'val/abs_rel', 'val/delta1'}
     assert json.loads((folder / 'manifest.json').read_text())['config'] == json.loads(
-        json.dumps(config.to_dict()))
+        json.dumps(config.to_dict())
+    )
     assert [p.name for p in sorted((folder / 'panels').iterdir())][:2] == [
-        '000002.png', '000004.png']
+        '000002.png',
+        '000004.png',
+    ]
     assert (folder / 'best.ckpt').is_file()
     rows = (folder / 'csv/metrics.csv').read_text().splitlines()
     assert 'val/abs_rel' in rows[0]

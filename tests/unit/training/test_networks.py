@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip('torch')
-from torch.nn import functional  # noqa: E402
-
 from depth_node.training.networks import build_network  # noqa: E402
 from depth_node.training.networks.encoders import efficientnet_lite  # noqa: E402
 from depth_node.training.networks.encoders.efficientnet_lite import (  # noqa: E402
@@ -18,6 +16,7 @@ from depth_node.training.networks.encoders.efficientnet_lite import (  # noqa: E
     SameConv2d,
     pretrained_weights_path,
 )
+from torch.nn import functional  # noqa: E402
 
 
 def weights() -> Path:

@@ -65,8 +65,10 @@ def test_fingerprint_counts_and_changes_with_the_data(frames_root):
     before = fingerprint(frames_root)
     assert before['frames'] == {'train': 8, 'val': 2, 'test': 1}
     (frames_root / 'train/room-000001/000.jpg').write_bytes(b'x')
-    assert fingerprint(frames_root)['sha256_of_names_and_sizes'] != before[
-        'sha256_of_names_and_sizes']
+    assert (
+        fingerprint(frames_root)['sha256_of_names_and_sizes']
+        != before['sha256_of_names_and_sizes']
+    )
 
 
 def test_missing_folder_and_empty_folder_say_how_to_render(tmp_path):

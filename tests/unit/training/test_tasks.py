@@ -91,8 +91,8 @@ def test_the_guard_names_a_loss_that_does_not_fall():
             patch.setattr(DepthTask, 'global_step', step, raising=False)
             made._guard(1.0, varied)
         patch.setattr(DepthTask, 'global_step', 60, raising=False)
+        made._late_losses = [0.95]
         with pytest.raises(CollapseError, match=r'from 1\.000 to 0\.950'):
-            made._late_losses = [0.95]
             made._guard(0.95, varied)
         made._late_losses = [0.5]
         made._guard(0.5, varied)  # a falling loss passes

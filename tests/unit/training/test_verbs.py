@@ -1,0 +1,80 @@
+"""The verbs train, export and quantize, one after the other, as a user types them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('lightning')
+pytest.importorskip('tensorboard')
+pytest.importorskip('onnxscript')
+pytest.importorskip('onnxruntime')
+yaml = pytest.importorskip('yaml')
+
+from depth_node.cli import main  # noqa: E402
+from depth_node.cli.train import _seconds  # noqa: E402
+from depth_node.model_card import ModelCard  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings('ignore::Warning:lightning', 'ignore::UserWarning')
+
+
+def test_from_frames_to_a_card(frames_root, tmp_path, capsys):
+    config = {
+        'network': {'name': 'small', 'options': {'size_hw': [32, 64], 'pretrained': False}},
+        'data': {'batch_size': 4, 'workers': 0},
+        'run': {'val_every_steps': 10, 'guard_step': 0, 'threads': 1},
+    }
+    (tmp_path / 'c.yaml').write_text(yaml.safe_dump(config))
+    run = tmp_path / 'run'
+    data = str(frames_root)
+    assert main(['train', '--config', str(tmp_path / 'c.yaml'), '--data', data, '--out', str(run),
+                 '--max-steps', '1', '--no-progress']) == 0  # fmt: skip
+    assert '1 steps' in capsys.readouterr().out
+
+    model = tmp_path / 'models' / 'tiny.onnx'
+    assert main(['export', str(run / 'best.ckpt'), '--out', str(model), '--range', '0.3,6',
+                 '--assumed-hfov', '70', '--note', 'a test']) == 0  # fmt: skip
+    assert 'equals torch' in capsys.readouterr().out
+    card = ModelCard.load(model)
+    assert card.name == 'tiny'
+    assert card.output.range_m == (0.3, 6.0)
+    assert card.output.assumed_hfov_deg == 70.0
+    assert card.provenance['training']['data']['frames']['train'] == 8
+    assert card.provenance['training']['pictures_seen'] == 4
+    assert str(tmp_path) not in json.dumps(card.to_dict())
+
+    assert main(['quantize', str(model), '--data', data, '--frames', '8']) == 0
+    assert 'AbsRel' in capsys.readouterr().out
+    card = ModelCard.load(model)
+    assert card.verify_file('int8').name == 'tiny.int8.onnx'
+    scores = card.provenance['int8']['rendered_val_abs_rel']
+    assert scores['onnxruntime int8'] == pytest.approx(scores['onnxruntime fp32'], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (['train', '--config', 'none.yaml'], 'none.yaml'),
+        (['export', 'none.ckpt', '--out', 'x.onnx'], 'no such checkpoint'),
+        (['export', 'none.ckpt', '--out', 'x.pt'], 'must end in .onnx'),
+        (['quantize', 'none.yaml', '--data', 'x'], 'no such model card'),
+    ],
+)
+def test_what_is_missing_is_named_without_a_traceback(words, text, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) != 0
+    error = capsys.readouterr().err
+    assert text in error
+    assert 'Traceback' not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_times_are_hours_minutes_seconds():
+    import argparse
+
+    assert _seconds('01:02:03') == 3723.0
+    for wrong in ('50', 'a:b:c', '00:00:00'):
+        with pytest.raises(argparse.ArgumentTypeError):
+            _seconds(wrong)
