@@ -14,6 +14,7 @@ import json
 import math
 import os
 from pathlib import Path
+import shutil
 import signal
 import sys
 import tempfile
@@ -60,6 +61,7 @@ READY_WITHIN_S, FIRST_DEPTH_WITHIN_S = 30.0, 60.0
 KEEP_FRAMES, KEEP_CLOUDS = 150, 6
 _SAMPLE_PERIOD_S = 0.5
 _TAIL_S = 0.7  # after the last image, for the frames under way
+_WORK = '.recording-'  # folder of the messages while the demo runs
 _TERMINATED = 143  # 128 + SIGTERM
 
 
@@ -108,11 +110,12 @@ def run(args: argparse.Namespace) -> int:
     logs = out / 'log'
     logs.mkdir(parents=True, exist_ok=True)
     remove_old_bag(out / 'bag')
+    _remove_leftovers(out)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_terminated_as_exit())
         domain = stack.enter_context(claimed_domain(args.domain_id))
         work = Path(stack.enter_context(
-            tempfile.TemporaryDirectory(dir=out, prefix='.recording-')))
+            tempfile.TemporaryDirectory(dir=out, prefix=f'{_WORK}{os.getpid()}-')))
         _say(f'DDS domain {domain}; to watch: ROS_DOMAIN_ID={domain} rviz2')
         children = stack.enter_context(Children(logs, _environment(domain, work)))
         try:
@@ -250,6 +253,18 @@ def _last_words(children: Children) -> str:
     return '\n'.join(f'--- the end of {child.log}:\n{child.tail()}' for child in told)
 
 
+def _remove_leftovers(out: Path) -> None:
+    """Remove the messages of demos that were killed and could not do so."""
+    for folder in out.glob(f'{_WORK}*'):
+        pid = folder.name[len(_WORK):].partition('-')[0]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, OSError):  # not ours
+            continue
+
+
 @contextlib.contextmanager
 def _terminated_as_exit() -> Iterator[None]:
     """Make SIGTERM and SIGHUP leave by an exception, so that the processes are ended."""
@@ -278,8 +293,7 @@ def _look(args: argparse.Namespace, session: _Session, clip: Clip, card: ModelCa
 
     recording, frame_of = session.recording, session.sent
     with_cloud = not args.no_cloud
-    statuses = recording.rows['status']
-    used = statuses[-1] if statuses else {}
+    used = _used(recording)
     stated = figures.stated_error(card, used.get('precision', 'fp32'))
     measured = figures.times(recording)
     counted = figures.counters(recording, list(frame_of))
@@ -327,6 +341,15 @@ def _look(args: argparse.Namespace, session: _Session, clip: Clip, card: ModelCa
         'files': [str(path) for path in files if path is not None],
     }
     return result, checks, targets
+
+
+def _used(recording: Recording) -> dict[str, Any]:
+    """Return model, backend, precision and device in use: of ~/status, else of /diagnostics."""
+    if recording.rows['status']:
+        return recording.rows['status'][-1]
+    rows = recording.diagnostics.get(f'{NODE[1:]}: model', [])
+    values = dict(rows[-1]['values']) if rows else {}
+    return {**values, 'model': values['name']} if 'name' in values else {}
 
 
 def _warnings(recording: Recording) -> list[str]:

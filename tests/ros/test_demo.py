@@ -337,6 +337,9 @@ def test_wrong_depth_fails(stated_models: Path, node_env: dict[str, str], tmp_pa
     out = tmp_path / 'out'
     (out / 'bag').mkdir(parents=True)
     (out / 'bag' / 'old.mcap').write_bytes(b'of an earlier run')
+    ended = subprocess.run(['sh', '-c', 'echo $$'], capture_output=True, text=True).stdout.strip()
+    (out / f'.recording-{ended}-x').mkdir()  # what a killed demo leaves
+    (out / f'.recording-{os.getpid()}-x').mkdir()  # of one that runs
     done = play(clip, out, stated_models, node_env, '--no-cloud')
     assert done.status == 1
     assert [check['name'] for check in done.result['checks'] if check['ok'] is False] == [
@@ -346,6 +349,7 @@ def test_wrong_depth_fails(stated_models: Path, node_env: dict[str, str], tmp_pa
     assert not (out / 'cloud.ply').exists()
     assert 'cloud' not in done.result['times']['stages_ms']
     assert not (out / 'bag' / 'old.mcap').exists()
+    assert [path.name for path in out.glob('.*')] == [f'.recording-{os.getpid()}-x']
 
 
 def test_someone_elses_folder_is_not_removed(stated_models: Path, tmp_path: Path,

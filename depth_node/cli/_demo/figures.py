@@ -41,9 +41,9 @@ class Target:
     unit: str
 
     @property
-    def met(self) -> bool:
-        """True where the value is within the limit."""
-        return self.value <= self.limit
+    def met(self) -> bool | None:
+        """True where the value is within the limit, None where it is not known."""
+        return None if math.isnan(self.value) else self.value <= self.limit
 
 
 def rate_hz(times_ns: Sequence[int]) -> float:

@@ -70,7 +70,8 @@ def table(result: Mapping[str, Any], checks: Sequence[Check], targets: Sequence[
     ]
     lines += _error_lines(result)
     lines += ['', 'targets (they depend on the machine and decide nothing)']
-    lines += [f'  {"met   " if target.met else "missed"} {target.name}: '
+    known = {True: 'met', False: 'missed', None: 'unknown'}
+    lines += [f'  {known[target.met]:<7} {target.name}: '
               f'{_amount(target.value, target.unit)}, at most {_amount(target.limit, target.unit)}'
               for target in targets]
     lines += ['', 'checks']
@@ -86,8 +87,9 @@ def _error_lines(result: Mapping[str, Any]) -> list[str]:
     error = result['error']
     if not error:
         return ['', 'error against the true depth: not measured (no frame with a true depth)']
+    kind = ' of the rendered clip' if result['run']['rendered'] else ''
     lines = [
-        '', f'error against the clip\'s true depth, {error["frames"]} frames, '
+        '', f'error against the true depth{kind}, {error["frames"]} frames, '
             f'{error["pixels"]} pixels',
         _line('AbsRel (mean of |error| / depth)', f'{error["abs_rel"]:.3f}   (best plane fitted '
               f'to the truth: {error["plane_abs_rel"]:.3f})'),

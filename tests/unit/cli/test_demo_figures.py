@@ -169,7 +169,7 @@ def test_targets_are_met_or_missed():
     counted = {'published': 5, 'subscriber_got': 5}
     met = {target.name: target.met
            for target in figures.targets(measured, counted, 351.0, math.nan)}
-    assert list(met.values()) == [True, True, False, False, False]
+    assert list(met.values()) == [True, True, False, False, None]
 
 
 class Card:
@@ -177,6 +177,18 @@ class Card:
 
     def __init__(self, metrics: dict[str, Any]) -> None:
         self.metrics = metrics
+
+
+def test_model_in_use_is_known_without_the_projects_message():
+    from depth_node.cli.demo import _used
+
+    made = recording()
+    assert _used(made) == {}
+    row = {'level': 0, 'message': '', 'values': {'name': 'small', 'backend': 'openvino'}}
+    made.diagnostics = {'mono_depth: model': [row]}
+    assert (_used(made)['model'], _used(made)['backend']) == ('small', 'openvino')
+    made.rows['status'] = [{'model': 'other'}]
+    assert _used(made) == {'model': 'other'}
 
 
 def test_stated_error_is_that_of_the_precision_in_use():
