@@ -169,7 +169,7 @@ class Peer:
         self.under_test = node_name
         self._clock = 1000.0
         self._clients: dict[str, Any] = {}
-        self._image_publishers: dict[tuple[str, bool], Any] = {}
+        self._image_publishers: dict[tuple[str, Any], Any] = {}
         self._subscriptions: list[Any] = []
 
     def close(self) -> None:
@@ -305,6 +305,17 @@ class Peer:
         made = self._image_publishers[key]
         self.wait(made.get_subscription_count, what=f'a subscriber on {topic}')
         return made
+
+    def advertise(self, topic: str, kind: Any, profile: Any) -> Any:
+        """Return a publisher that need not be found by anybody."""
+        made = self.node.create_publisher(kind, topic, profile)
+        self._image_publishers[topic, f'advertised {len(self._image_publishers)}'] = made
+        return made
+
+    def withdraw(self, made: Any) -> None:
+        """Destroy a publisher before the test ends."""
+        key = next(key for key, value in self._image_publishers.items() if value is made)
+        self.node.destroy_publisher(self._image_publishers.pop(key))
 
     def camera(self, info: Any = None, *, reliable: bool = True) -> Callable[[Any], None]:
         """Return a function that publishes an Image, with a CameraInfo before it."""

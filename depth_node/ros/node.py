@@ -100,8 +100,9 @@ class MonoDepthNode(LifecycleNode):
         self._last_stamp: float | None = None
         self._last_sequence: int | None = None
         self._image_publishers = 0
-        self._silence_logged = False
         self._advice: tuple[str, ...] = ()
+        self._advice_logged: tuple[str, ...] = ()
+        self._advice_again_at = 0.0
         self._report_before = self._statistics.counters()
         self._closing = False
         self._named_at: dict[str, float] = {}  # reason of a skip -> when the log named it last
@@ -109,7 +110,7 @@ class MonoDepthNode(LifecycleNode):
 
         self._parameter_server = ParameterServer(
             self, configured=lambda: self._state in ('inactive', 'active'),
-            check=self._check_parameters, changed=self._parameters_changed)
+            check=self._check_parameters)
         for remark in self._parameter_server.warnings:
             self.get_logger().warning(remark)
         for problem in self._parameter_server.problems.values():
@@ -171,7 +172,7 @@ class MonoDepthNode(LifecycleNode):
         self._report_before = self._statistics.counters()
         self._seen = Seen()
         self._last_stamp = self._last_sequence = None
-        self._silence_logged, self._advice = False, ()
+        self._advice = self._advice_logged = ()
         self._activated_at = time.perf_counter()
         self._reset_asked.set()
         self._active = True
@@ -313,11 +314,6 @@ class MonoDepthNode(LifecycleNode):
         _filters(wanted)
         if self._card is not None:
             _check_range(wanted, self._card)
-
-    def _parameters_changed(self, _: Parameters) -> None:
-        # the worker reads `self.parameters` once per frame; nothing is to be done here but to
-        # repeat the advice about silence with the new time-out
-        self._silence_logged = False
 
     # --- receiving (executor's thread)
 
@@ -502,11 +498,14 @@ class MonoDepthNode(LifecycleNode):
         if since < self.parameters.input.timeout_s:
             if self._advice:
                 self.get_logger().info(f'images arrive on {self._image_topic} again')
-            self._silence_logged, self._advice = False, ()
+            self._advice = self._advice_logged = ()
         else:
             self._advice = tuple(self._advise())  # for /diagnostics, as cameras come and go
-            if not self._silence_logged:
-                self._silence_logged = True
+            # once per silence, and again when other topics are to be seen than the log says
+            if self._advice != self._advice_logged and (
+                    since >= self._advice_again_at or not self._advice_logged):
+                self._advice_logged = self._advice
+                self._advice_again_at = since + self.parameters.input.timeout_s
                 self.get_logger().warning('\n  '.join(
                     [f'no image on {self._image_topic} for {since:.0f} s', *self._advice]))
 

@@ -61,20 +61,17 @@ class ParameterServer:
     """
 
     def __init__(self, node: Node, *, configured: Callable[[], bool],
-                 check: Callable[[Parameters], None],
-                 changed: Callable[[Parameters], None]) -> None:
+                 check: Callable[[Parameters], None]) -> None:
         """Declare everything.
 
         Args:
             node: where to declare.
             configured: True while parameters used by configure are in use.
             check: raises ValueError where the rest of the node cannot take these parameters.
-            changed: told about every accepted change.
         """
         self._node = node
         self._configured = configured
         self._check = check
-        self._changed = changed
         self.current = Parameters()
         self.problems: dict[str, str] = {}
         self.warnings: list[str] = []
@@ -128,5 +125,4 @@ class ParameterServer:
         self.current = updated
         for name in changes:
             self.problems.pop(name, None)
-        self._changed(updated)
         return SetParametersResult(successful=True)

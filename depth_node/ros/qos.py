@@ -126,8 +126,10 @@ def best_effort_subscribers(node: Node, topics: Iterable[str]) -> list[str]:
 
 
 def _node_name(endpoint: Any) -> str:
-    space = endpoint.node_namespace.rstrip('/')
-    return f'{space}/{endpoint.node_name}' if endpoint.node_name else 'of another DDS program'
+    name = endpoint.node_name
+    if not name or name.startswith('_'):  # rcl: _NODE_NAME_UNKNOWN_
+        return 'of a node whose name is not known (yet), or of another DDS program'
+    return f'{endpoint.node_namespace.rstrip("/")}/{name}'
 
 
 def _first_line(reason: str) -> str:
