@@ -691,6 +691,10 @@ def main(args: list[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():
+            raise
+        # rclpy raises RCLError where a signal ends the context while a wait is being prepared
     finally:
         interrupts.ignore()
         if node is not None:
