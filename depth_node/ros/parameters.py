@@ -186,7 +186,8 @@ class InputParameters:
         choices=('raw', 'compressed'))
     rectify: str = _parameter(
         'auto', 'auto removes the lens distortion that CameraInfo describes, unless the topic is '
-        'an image_rect* one; off leaves the image as it is.', when=LIVE, choices=('auto', 'off'))
+        'an image_rect* one; off leaves the image as it is and takes it as rectified, with '
+        'the intrinsics of P.', when=LIVE, choices=('auto', 'off'))
     camera_info_url: str = _parameter(
         '', 'Calibration file (camera_calibration YAML; a path or file:// URL) used while no '
         'usable CameraInfo arrives.', when=CONFIGURE)
