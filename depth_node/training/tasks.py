@@ -181,8 +181,8 @@ class DepthTask(lightning.LightningModule):
         if last > GUARD_FALL * first:
             raise CollapseError(
                 f'step {step}: the loss went from {first:.3f} to {last:.3f}, expected below '
-                f'{GUARD_FALL:.0%} of the start; look at the data (contact_sheet.jpg of synthesize), '
-                'or lower optim.decoder_lr'
+                f'{GUARD_FALL:.0%} of the start; look at the data (contact_sheet.jpg '
+                'of synthesize), or lower optim.decoder_lr'
             )
 
     # --- optimisation
