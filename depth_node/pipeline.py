@@ -142,23 +142,23 @@ class DepthPipeline:
         coarse = to_depth(raw, spec, plan.network_camera(lens))
         self.scale.apply(coarse)
         removed: dict[str, int] = {}
-        blank = self._count_blank(coarse)
-        if blank:
-            removed['network'] = blank * size_hw[0] * size_hw[1] // coarse.size
+        blank, flying = self._count_blank(coarse), 0
         clock.append(time.perf_counter())
 
         angle = self.filters.flying_pixel_angle_deg
         if angle > 0:
             # On the network's own grid: finer ones only interpolate between its pixels.  The
             # bilinear way back then widens each hole until no pixel mixes two surfaces.
-            flying_pixels(coarse, self._grid_camera(lens, plan, coarse.shape), angle)
+            flying = flying_pixels(coarse, self._grid_camera(lens, plan, coarse.shape), angle)
         clock.append(time.perf_counter())
 
         depth = plan.back(coarse, self._depth)
-        if angle > 0:
-            flying = self._count_blank(depth) - removed.get('network', 0)
-            if flying > 0:
-                removed['flying_pixels'] = flying
+        lost = self._count_blank(depth)
+        if lost:
+            # the way back widens the holes of both kinds alike
+            by_network = round(lost * blank / (blank + flying))
+            shares = {'network': by_network, 'flying_pixels': lost - by_network}
+            removed.update({reason: count for reason, count in shares.items() if count})
         confidence = None
         if spec.confidence is not None:
             confidence = plan.back(as_map(outputs[spec.confidence]))
@@ -168,16 +168,16 @@ class DepthPipeline:
             outside = ~rectifier.valid
             removed['outside_image'] = int(np.count_nonzero(outside & np.isfinite(depth)))
             depth[outside] = np.nan
-        if spec.sky is not None:
-            sky = plan.back(as_map(outputs[spec.sky])) > 0.5
-            removed['sky'] = int(np.count_nonzero(sky & np.isfinite(depth)))
-            depth[sky] = np.inf
         near_m, far_m = self.filters.range_m(spec.range_m)
         too_near, too_far = range_clip(depth, near_m, far_m)
         if too_near:
             removed['too_near'] = too_near
         if too_far:
             removed['too_far'] = too_far
+        if spec.sky is not None:
+            sky = plan.back(as_map(outputs[spec.sky])) > 0.5
+            removed['sky'] = int(np.count_nonzero(sky & np.isfinite(depth)))
+            depth[sky] = np.inf
         valid_share = float(np.count_nonzero(np.isfinite(depth))) / depth.size
         clock.append(time.perf_counter())
 

@@ -108,6 +108,17 @@ def test_every_lost_pixel_is_counted_once():
     assert np.isnan(frame.depth[84, 24])
 
 
+@pytest.mark.parametrize('angle_deg', [0.0, 4.0])
+def test_holes_of_the_network_are_counted_as_wide_as_they_come_back(angle_deg):
+    answer = np.full((96, 128), 2.0, np.float32)
+    answer[40:44, 10:14] = np.nan
+    pipeline = DepthPipeline(KnownBackend(answer),
+                             filters=FilterSettings(flying_pixel_angle_deg=angle_deg))
+    frame = pipeline.run(picture((480, 640)))
+    assert frame.removed == {'network': int(np.isnan(frame.depth).sum())}
+    assert frame.removed['network'] > 16 * 25  # 4x4 cells of 5x5 pixels, and their rim
+
+
 def test_no_pixel_between_two_surfaces_survives_the_way_back():
     answer = np.full((96, 128), 1.0, np.float32)
     answer[:, 64:] = 3.0
@@ -190,6 +201,7 @@ def test_confidence_and_sky_come_back_at_image_size():
     assert (frame.confidence == 0.25).all()
     assert np.isposinf(frame.depth[:90]).all()
     assert (frame.depth[100:] == 2.0).all()
+    assert sum(frame.removed.values()) == np.isposinf(frame.depth).sum()  # each pixel once
 
 
 @pytest.mark.parametrize('bad', [
