@@ -330,15 +330,23 @@ def card_folders() -> list[Path]:
         folders.extend(Path(part) for part in os.environ['DEPTH_NODE_MODELS'].split(os.pathsep))
     data_home = os.environ.get('XDG_DATA_HOME') or os.path.join('~', '.local', 'share')
     folders.append(Path(data_home).expanduser() / 'depth_node' / 'models')
+    folders.extend(folder / 'models' for folder in share_folders())
+    return list(dict.fromkeys(folders))
+
+
+def share_folders() -> list[Path]:
+    """Return the folders that may hold the package's models, configuration and demo clip.
+
+    The checkout that this file belongs to, if any, then `share/depth_node` of the ament prefixes,
+    of the prefix that this package is installed in, and of this Python's.
+    """
     package = Path(__file__).resolve().parent
-    if (package.parent / 'package.xml').is_file():
-        folders.append(package.parent / 'models')
+    checkout = [package.parent] if (package.parent / 'package.xml').is_file() else []
     prefixes = [part for part in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if part]
     # an installed package lies in <prefix>/lib/pythonX.Y/(site|dist)-packages/depth_node
     prefixes.extend(str(parent) for parent in package.parents[2:6])
     prefixes.append(sys.prefix)
-    folders.extend(Path(prefix) / 'share' / 'depth_node' / 'models' for prefix in prefixes)
-    return list(dict.fromkeys(folders))
+    return checkout + [Path(prefix) / 'share' / 'depth_node' for prefix in prefixes]
 
 
 def list_cards() -> list[Path]:

@@ -215,17 +215,12 @@ def _cv_bridge() -> Check:
     section, name = 'ROS 2', 'cv_bridge'
     if importlib.util.find_spec(name) is None:
         return Check(section, name, OK, 'not installed; not needed, images.py does its work')
-    try:
-        import cv2
-        bridge = importlib.import_module(name).CvBridge()
-        real = (bridge.encoding_to_cvtype2('16UC1') == cv2.CV_16UC1
-                and bridge.cvtype_to_name[bridge.encoding_to_cvtype2('bgr8')] == '8UC3')
-    except Exception:  # each wrong one fails differently
-        real = False
-    if real:
+    from depth_node.ros import bridge
+
+    real, why_not = bridge.load()
+    if real is not None:
         return Check(section, name, OK, 'the real one, and it fits this OpenCV')
-    return Check(section, name, NOTE, 'not the real one, or built for another OpenCV or NumPy; '
-                                      'depth_node does without it',
+    return Check(section, name, NOTE, f'{why_not}; depth_node does without it',
                  'other nodes in this Python will read wrong images: pip uninstall cv-bridge')
 
 
@@ -276,13 +271,10 @@ def _module(section: str, name: str, otherwise: str, advice: str) -> Check:
 
 def _shipped(name: str) -> Path | None:
     """Find a file of share/depth_node, or of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    prefixes = [Path(p) for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
-    prefixes += [*package.parents[2:6], Path(sys.prefix)]
-    for folder in (package.parent, *(prefix / 'share' / 'depth_node' for prefix in prefixes)):
-        if (folder / name).is_file():
-            return folder / name
-    return None
+    from depth_node.model_card import share_folders
+
+    found = (folder / name for folder in share_folders())
+    return next((path for path in found if path.is_file()), None)
 
 
 def _meminfo(key: str) -> int | None:

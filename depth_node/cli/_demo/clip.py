@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 import functools
 import json
-import os
 from pathlib import Path
-import sys
 from typing import Any
 
 from depth_node.camera import Camera, CameraError
 from depth_node.images import ImageError, depth_from_16uc1
+from depth_node.model_card import share_folders
 import numpy as np
 from numpy.typing import NDArray
 
@@ -141,14 +140,7 @@ def shared_file(name: str, advice: str) -> Path:
     Raises:
         ClipError: it is nowhere.
     """
-    package = Path(__file__).resolve().parents[2]
-    places = []
-    if (package.parent / 'package.xml').is_file():
-        places.append(package.parent)
-    prefixes = [part for part in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if part]
-    # an installed package lies in <prefix>/lib/pythonX.Y/(site|dist)-packages/depth_node
-    prefixes += [str(parent) for parent in package.parents[2:6]] + [sys.prefix]
-    places += [Path(prefix) / 'share' / 'depth_node' for prefix in prefixes]
+    places = share_folders()
     for place in places:
         if (place / name).exists():
             return place / name

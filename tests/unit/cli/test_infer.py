@@ -267,7 +267,7 @@ def test_cloud_is_thinned_out_to_the_limit(cli_here, tmp_path, tiny_card):
 @pytest.mark.parametrize(('arguments', 'status', 'text'), [
     (['nothere.png'], 1, 'nothere.png: there is no such file or folder'),
     (['empty'], 1, 'no picture or video in empty'),
-    (['wall.png', '--model', 'nothing'], 1, "no model card named 'nothing'; found: "),
+    (['wall.png', '--model', 'nothing'], 1, "no model card named 'nothing'; found: small, tiny"),
     (['wall.png', '--model', 'tiny', '--backend', 'magic'], 1, "backend 'magic'"),
     (['wall.png', '--model', 'tiny', '--precision', 'int8'], 1, 'no int8 file'),
     (['wall.png', '--model', 'tiny', '--camera-yaml', 'none.yaml'], 1, 'none.yaml'),
