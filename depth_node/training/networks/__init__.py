@@ -5,22 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 from depth_node.training.networks.base import DepthNetwork
-from depth_node.training.networks.small import SmallDepthNet
+from depth_node.training.registry import check_options, resolve
 
 __all__ = ['NETWORKS', 'DepthNetwork', 'build_network']
 
-NETWORKS: dict[str, type[DepthNetwork]] = {'small': SmallDepthNet}
+_HERE = 'depth_node.training.networks'
+NETWORKS = {
+    'small': f'{_HERE}.small:SmallDepthNet',
+    'eigen14': f'{_HERE}.eigen14:Eigen14',
+    'eigen_fergus15': f'{_HERE}.eigen_fergus15:EigenFergus15',
+    'fcrn': f'{_HERE}.fcrn:FCRN',
+    'densedepth': f'{_HERE}.densedepth:DenseDepth',
+    'diode_unet': f'{_HERE}.diode_unet:DiodeUNet',
+    'two_streamed': f'{_HERE}.two_streamed:TwoStreamed',
+    'hourglass': f'{_HERE}.hourglass:Hourglass',
+    'redweb': f'{_HERE}.redweb:ReDWebNet',
+    'semi_supervised': f'{_HERE}.semi_supervised:SemiSupervisedNet',
+    'sfmlearner': f'{_HERE}.sfmlearner:SfMLearner',
+    'geonet': f'{_HERE}.geonet:GeoNet',
+    'ddvo': f'{_HERE}.ddvo:DDVO',
+    'monodepth2': f'{_HERE}.monodepth2:Monodepth2',
+    'fastdepth': f'{_HERE}.fastdepth:FastDepth',
+}
 
 
 def build_network(name: str, **options: Any) -> DepthNetwork:
     """Make a network by its name in the configuration.
 
     Raises:
-        ValueError: no network has this name.
+        ValueError: no network has this name, or it does not take an option.
     """
-    if name not in NETWORKS:
-        raise ValueError(
-            f'network {name!r} is not known; expected one of {sorted(NETWORKS)}; '
-            'set `network.name` in the configuration'
-        )
-    return NETWORKS[name](**options)
+    network = resolve(NETWORKS, name, 'network')
+    check_options(network, options, f'network.options of {name}')
+    built = network(**options)
+    assert isinstance(built, DepthNetwork)
+    return built

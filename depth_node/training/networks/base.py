@@ -1,4 +1,4 @@
-"""What every trainable depth network offers to tasks and to the exporter."""
+"""What every trainable depth network offers to objectives and to the exporter."""
 
 from __future__ import annotations
 
@@ -7,38 +7,73 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
+OUTPUT_KINDS = (
+    'depth', 'log_depth', 'inv_depth', 'canonical_depth', 'rel_depth', 'rel_inv_depth',
+)  # fmt: skip
+
 
 class DepthNetwork(nn.Module):
-    """A network from a normalised batch to depth.
+    """A network from a normalised batch to a depth map.
+
+    Constructors take keyword-only options, all plain values, `size_hw` and `pretrained` among
+    them; building with `pretrained=False` touches no file.
 
     Attributes:
         size_hw: the size it is trained at, which the exported graph is fixed to.
+        output_hw: the size of its map; smaller than `size_hw` for most.
         mean: per channel, subtracted from RGB in 0..255.
         std: per channel, divides what is left.
-        canonical_focal_px: the focal length [px, at `size_hw`] for which the output is metric.
-        depth_range_m: smallest and largest canonical depth the network can return.
+        output_kind: what `forward` returns, one of OUTPUT_KINDS (the model card's words).
+        canonical_focal_px: for `canonical_depth`, the focal length [px, at `size_hw`] for which
+            the output is metric; None for the others.
+        depth_range_m: smallest and largest depth that the network can return, metres (unit of
+            the output for relative kinds).
     """
 
     size_hw: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    canonical_focal_px: float
-    depth_range_m: tuple[float, float]
+    output_hw: tuple[int, int]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    output_kind: str = 'depth'
+    canonical_focal_px: float | None = None
+    depth_range_m: tuple[float, float] = (0.1, 100.0)
 
     @abstractmethod
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Predict canonical depth.
+        """Predict for inference; this is what is exported.
 
         Args:
             batch: (N, 3, H, W) float32, normalised by `mean` and `std`.
 
         Returns:
-            (N, 1, H, W) float32, metres for a camera of `canonical_focal_px`, always positive.
+            (N, 1, h, w) float32 of `output_kind`; depths and inverse depths are positive.
         """
 
-    @abstractmethod
+    def outputs(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Predict for training: `prediction`, as `forward`, and whatever else losses need.
+
+        A network whose paper computes its loss in another space (logarithms, m / depth) adds
+        `raw` in that space, and overrides `encode` to bring the truth there.
+        """
+        return {'prediction': self(batch)}
+
+    def encode(self, depth: torch.Tensor) -> torch.Tensor:
+        """Bring true depth [m], positive, to the space of `outputs()['raw']`."""
+        return depth
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Split the parameters into `encoder` (pretrained) and `decoder` (new)."""
+        """Split the trainable parameters by name, for rates of their own (`optim.group_lr`).
+
+        By default `encoder` (the module of that name, if any) and `decoder` (the rest). Frozen
+        parameters (requires_grad False, a stage that is already trained) belong to no group.
+        """
+        encoder = getattr(self, 'encoder', None)
+        known = {id(p) for p in encoder.parameters()} if isinstance(encoder, nn.Module) else set()
+        groups: dict[str, list[nn.Parameter]] = {'encoder': [], 'decoder': []}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups['encoder' if id(parameter) in known else 'decoder'].append(parameter)
+        return {name: members for name, members in groups.items() if members}
 
     def normalise(self, rgb: torch.Tensor) -> torch.Tensor:
         """Turn RGB in 0..255, (N, 3, H, W), any dtype, into what `forward` takes."""
