@@ -7,7 +7,11 @@ import math
 import pytest
 
 torch = pytest.importorskip('torch')
-from depth_node.training.losses import gradient_loss, log_l1_loss, silog_loss  # noqa: E402
+from depth_node.training.losses.logarithmic import (  # noqa: E402
+    gradient_loss,
+    log_l1_loss,
+    silog_loss,
+)
 
 ALL = [silog_loss, log_l1_loss, gradient_loss]
 
