@@ -21,6 +21,10 @@ class DatasetError(ValueError):
     """A data folder or a file in it cannot be used; the text names the file and the remedy."""
 
 
+class AbsentSplitError(DatasetError):
+    """The data set has no such split, which is no fault in it."""
+
+
 class DepthDataset(ABC):
     """A list of frames on disk; indexing opens no picture.
 
@@ -79,10 +83,10 @@ def check_split(split: str, known: tuple[str, ...] = SPLITS) -> None:
     """Refuse a split that a data set does not have.
 
     Raises:
-        DatasetError: naming those it has.
+        AbsentSplitError: naming those it has.
     """
     if split not in known:
-        raise DatasetError(f'split {split!r}: expected one of {", ".join(known)}')
+        raise AbsentSplitError(f'split {split!r}: expected one of {", ".join(known)}')
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
