@@ -1,15 +1,28 @@
-"""`depth-node train`: train a depth network on rendered frames."""
+"""`depth-node train`: train a depth network."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 import sys
 
-HELP = 'train a depth network on rendered frames'
-EXAMPLE = """example:
+HELP = 'train a depth network'
+EXAMPLE = """\
+A configuration in config/train/ is one system of the literature with its paper's settings. Any
+key of it can be set on the command line as SECTION.KEY=VALUE; a key that does not exist is an
+error that lists those that do.
+
+examples:
   depth-node train --config config/train/small.yaml --data data/frames --max-time 00:50:00
+  depth-node train --config config/train/fcrn.yaml --data data/nyu run.max_steps=30
   depth-node train --config config/train/small.yaml --data data/frames --resume
+  depth-node train --config config/train/eigen14_fine.yaml --init runs/eigen14_coarse/best.ckpt
+  several processes:  depth-node train --config ... run.devices=2 run.strategy=ddp
+  several machines:   torchrun --nnodes 2 ... -m depth_node.cli train --config ... run.num_nodes=2
+
+The run folder gets best.ckpt and last.ckpt, manifest.json (configuration, commit, data, machine),
+csv/ and tensorboard/ logs, and panels/ (picture, truth, prediction, error).
 Ctrl-C saves a checkpoint and ends; --resume goes on from it."""
 
 
@@ -28,6 +41,12 @@ def _seconds(text: str) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = EXAMPLE
+    parser.add_argument(
+        'settings',
+        nargs='*',
+        metavar='SECTION.KEY=VALUE',
+        help='single keys, instead of those in the file',
+    )
     parser.add_argument('--config', type=Path, required=True, help='YAML file (config/train/*)')
     parser.add_argument('--data', type=Path, help='data folder, instead of the one in the file')
     parser.add_argument('--out', type=Path, help='run folder, instead of the one in the file')
@@ -52,20 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 0 when the run ended, 130 when it was interrupted."""
-    from dataclasses import replace
-
     from depth_node.training.config import load_config
     from depth_node.training.fit import train
 
-    config = load_config(args.config)
-    if args.data:
-        config = replace(config, data=replace(config.data, root=str(args.data)))
-    if args.out:
-        config = replace(config, run=replace(config.run, folder=str(args.out)))
-    if args.max_steps:
-        config = replace(config, run=replace(config.run, max_steps=args.max_steps))
-    if args.threads:
-        config = replace(config, run=replace(config.run, threads=args.threads))
+    settings = list(args.settings)
+    for key, value in (
+        ('data.root', args.data),
+        ('run.folder', args.out),
+        ('run.max_steps', args.max_steps),
+        ('run.threads', args.threads),
+    ):
+        if value is not None:
+            plain = value if isinstance(value, int) else str(value)
+            settings.append(f'{key}={json.dumps(plain)}')
+    config = load_config(args.config, settings)
     manifest = train(
         config,
         max_time_s=args.max_time,

@@ -1,8 +1,9 @@
 """Augmentation that keeps camera geometry true, and photometry like a cheap camera's.
 
 Depth is Z along the optical axis. Cropping, scaling, mirroring and turning the camera about its
-own axis change K, never Z; nothing else is done to the geometry. Everything random comes from the
-generator that the caller passes in.
+own axis change K, never Z. The older papers enlarge a picture and keep K instead: then the same
+picture shows a scene that is nearer (`scale_depth`). Everything random comes from the generator
+that the caller passes in.
 """
 
 from __future__ import annotations
@@ -13,23 +14,9 @@ from typing import Any
 
 import cv2
 from depth_node.camera import Camera
+from depth_node.training.frame import Frame, Pairs, View
 import numpy as np
 from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A picture with its depth and camera, all of one size.
-
-    Attributes:
-        rgb: (H, W, 3) uint8.
-        depth: (H, W) float32 metres, 0 = unknown.
-        camera: undistorted intrinsics.
-    """
-
-    rgb: NDArray[np.uint8]
-    depth: NDArray[np.float32]
-    camera: Camera
 
 
 @dataclass(frozen=True)
@@ -40,12 +27,15 @@ class AugmentSettings:
         zoom: side of the crop is 1 / zoom of the picture's.
         aspect: log-uniform ratio by which a crop's width differs from its height's share.
         roll_deg: largest turn about the optical axis.
+        scale_depth: keep the focal length when zooming by s and divide depth by s (Eigen 2014,
+            arXiv:1406.2283, section 3.4), for networks that are not told K.
         mirror: probability of mirroring.
         exposure: gain range, log-uniform.
         gamma: exponent range, log-uniform.
         white_balance: per-channel gain up to this factor, log-uniform.
         saturation: range of the mix between grey and full colour.
         grey: probability of a grey picture.
+        channel_swap: probability of another order of the colour channels (DenseDepth).
         blur: probability of blur, at most `blur_px` standard deviation.
         blur_px: see `blur`.
         noise: probability of noise, at most `noise_level` standard deviation of 255.
@@ -57,12 +47,14 @@ class AugmentSettings:
     zoom: tuple[float, float] = (1.0, 1.5)
     aspect: tuple[float, float] = (0.85, 1.18)
     roll_deg: float = 5.0
+    scale_depth: bool = False
     mirror: float = 0.5
     exposure: tuple[float, float] = (0.55, 1.3)
     gamma: tuple[float, float] = (0.75, 1.35)
     white_balance: float = 1.2
     saturation: tuple[float, float] = (0.5, 1.3)
     grey: float = 0.05
+    channel_swap: float = 0.0
     blur: float = 0.3
     blur_px: float = 1.2
     noise: float = 0.4
@@ -105,50 +97,147 @@ def warp(
 
     Turning the camera about its optical axis moves pixel p to K R K^-1 p and leaves Z unchanged
     (Hartley & Zisserman 2004, section 8.4: a rotation's image is a homography, here affine).
+    The frame's views are treated alike, so what is known about their poses stays true: with the
+    turn R and the mirror F, view_from_frame becomes F R view_from_frame R^-1 F.
 
     Args:
-        frame: the source.
+        frame: the source. Without a camera one with its centre in the middle is assumed, and
+            the result has none.
         size_hw: size of the result.
         crop: (left, top, width, height) in source pixels, measured at pixel edges; None = all.
         mirror: swap left and right.
         roll_rad: the turn, positive clockwise in the picture.
 
     Returns:
-        A new frame; depth is 0 where the source has none. Depth is not interpolated.
+        A new frame; depth is 0 where the source has none. Nothing but colour is interpolated.
     """
-    height, width = frame.depth.shape
-    left, top, crop_width, crop_height = crop or (0.0, 0.0, float(width), float(height))
+    window = crop or (0.0, 0.0, float(frame.size_hw[1]), float(frame.size_hw[0]))
+    camera = frame.camera or _assumed_camera(frame.size_hw)
+    matrix, new_camera = _mapping(camera, size_hw, window, mirror, roll_rad)
+    turn = _turn(roll_rad)
+    flip = np.diag([-1.0 if mirror else 1.0, 1.0, 1.0])
+    motion = np.eye(4)
+    motion[:3, :3] = flip @ turn
+    nearest = _Nearest(matrix, size_hw)
+    normals = None
+    if frame.normals is not None:
+        rotated = nearest(frame.normals, 0.0) @ motion[:3, :3].T.astype(np.float32)
+        normals = np.asarray(rotated, np.float32)
+    labels = frame.labels
+    if labels is not None:  # remap takes no int32; class numbers are exact in float32
+        labels = nearest(labels.astype(np.float32), -1.0).astype(np.int32)
+    views = []
+    for view in frame.views:
+        view_matrix, view_camera = _mapping(view.camera, size_hw, window, mirror, roll_rad)
+        pose = view.view_from_frame
+        views.append(
+            View(
+                _colour(view.rgb, view_matrix, size_hw),
+                view_camera,
+                None if pose is None else motion @ pose @ np.linalg.inv(motion),
+                None if view.depth is None else _Nearest(view_matrix, size_hw)(view.depth, 0.0),
+                view.kind,
+            )
+        )
+    return Frame(
+        rgb=_colour(frame.rgb, matrix, size_hw),
+        depth=nearest(frame.depth, 0.0),
+        camera=None if frame.camera is None else new_camera,
+        rel_inv_depth=_optional(nearest, frame.rel_inv_depth, np.nan),
+        normals=normals,
+        labels=labels,
+        ordinal=_optional(nearest, frame.ordinal, 0),
+        sky=_optional(nearest, frame.sky, 0),
+        pairs=None if frame.pairs is None else _moved(frame.pairs, matrix, size_hw),
+        views=tuple(views),
+    )
+
+
+def _assumed_camera(size_hw: tuple[int, int]) -> Camera:
+    height, width = size_hw
+    focal_px = float(max(size_hw))
+    return Camera(size_hw, focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
+
+
+def _turn(roll_rad: float) -> NDArray[np.float64]:
+    cosine, sine = math.cos(roll_rad), math.sin(roll_rad)
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1.0]])
+
+
+def _mapping(
+    camera: Camera,
+    size_hw: tuple[int, int],
+    crop: tuple[float, float, float, float],
+    mirror: bool,
+    roll_rad: float,
+) -> tuple[NDArray[np.float64], Camera]:
+    """Return the 3x3 map from source to target pixels, and the camera of the target."""
+    left, top, crop_width, crop_height = crop
     sx, sy = size_hw[1] / crop_width, size_hw[0] / crop_height
     resize = np.array(
         [[sx, 0, (0.5 - left) * sx - 0.5], [0, sy, (0.5 - top) * sy - 0.5], [0, 0, 1.0]]
     )
-    camera_matrix = resize @ frame.camera.K
-    cosine, sine = math.cos(roll_rad), math.sin(roll_rad)
-    turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1.0]])
-    matrix = camera_matrix @ turn @ np.linalg.inv(frame.camera.K)
+    camera_matrix = resize @ camera.K
+    matrix = camera_matrix @ _turn(roll_rad) @ np.linalg.inv(camera.K)
     fx, fy, cx, cy = camera_matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
     if mirror:
         flip = np.array([[-1.0, 0, size_hw[1] - 1], [0, 1, 0], [0, 0, 1]])
         matrix = flip @ matrix
         cx = size_hw[1] - 1 - cx
-    size_wh = (size_hw[1], size_hw[0])
+    return matrix, Camera(size_hw, float(fx), float(fy), float(cx), float(cy))
+
+
+def _colour(
+    rgb: NDArray[np.uint8], matrix: NDArray[np.float64], size_hw: tuple[int, int]
+) -> NDArray[np.uint8]:
     # Bilinear sampling of a picture that shrinks much further than this would alias.
-    rgb_source = frame.rgb
-    shrink = 1 / min(sx, sy)
+    shrink = 1 / min(np.linalg.norm(matrix[:2, 0]), np.linalg.norm(matrix[:2, 1]))
     if shrink > 1.6:
-        rgb_source = cv2.GaussianBlur(rgb_source, (0, 0), 0.4 * shrink)
-    rgb = cv2.warpAffine(
-        rgb_source, matrix[:2], size_wh, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-    )
-    depth = cv2.warpAffine(
-        frame.depth,
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 0.4 * shrink), np.uint8)
+    warped = cv2.warpAffine(
+        rgb,
         matrix[:2],
-        size_wh,
-        flags=cv2.INTER_NEAREST,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=0,
+        (size_hw[1], size_hw[0]),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
     )
-    return Frame(rgb, depth, Camera(size_hw, float(fx), float(fy), float(cx), float(cy)))
+    return np.asarray(warped, np.uint8)
+
+
+class _Nearest:
+    """Resamples maps whose values must not mix."""
+
+    def __init__(self, matrix: NDArray[np.float64], size_hw: tuple[int, int]) -> None:
+        self._matrix, self._size_wh = matrix[:2], (size_hw[1], size_hw[0])
+
+    def __call__(self, source: NDArray[Any], outside: float) -> NDArray[Any]:
+        warped = cv2.warpAffine(
+            source,
+            self._matrix,
+            self._size_wh,
+            flags=cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=[outside] * 4,
+        )
+        return np.asarray(warped, source.dtype)
+
+
+def _optional(nearest: _Nearest, source: NDArray[Any] | None, outside: float) -> Any:
+    if source is None:
+        return None
+    if source.dtype in (np.bool_, np.int8):  # types that OpenCV does not warp
+        return nearest(source.view(np.uint8), outside).view(source.dtype)
+    return nearest(source, outside)
+
+
+def _moved(pairs: Pairs, matrix: NDArray[np.float64], size_hw: tuple[int, int]) -> Pairs:
+    """Move pairs with their picture; those that leave it are dropped."""
+    points = pairs.uv.reshape(-1, 2).astype(np.float64)
+    moved = (points @ matrix[:2, :2].T + matrix[:2, 2]).reshape(-1, 4)
+    limit = np.array([size_hw[1], size_hw[0]] * 2) - 0.5
+    inside = ((moved >= -0.5) & (moved <= limit)).all(1)
+    moved = np.clip(moved, 0, limit - 0.5)
+    return Pairs(moved[inside].astype(np.float32), pairs.relation[inside])
 
 
 def fit(frame: Frame, size_hw: tuple[int, int]) -> Frame:
@@ -170,7 +259,7 @@ class Augmenter:
     def __call__(self, frame: Frame, size_hw: tuple[int, int], rng: np.random.Generator) -> Frame:
         """Draw one augmented frame at network size."""
         s = self.settings
-        height, width = frame.depth.shape
+        height, width = frame.size_hw
         zoom = _log_uniform(rng, *s.zoom)
         stretch = math.sqrt(_log_uniform(rng, *s.aspect))
         crop_width = min(width, width / zoom * stretch)
@@ -185,7 +274,70 @@ class Augmenter:
             mirror=bool(rng.random() < s.mirror),
             roll_rad=roll,
         )
+        if s.scale_depth:
+            warped = nearer(warped, math.sqrt(width / crop_width * height / crop_height))
+        if frame.views:
+            # What the views share is the light, so they share its change; noise would be theirs.
+            tables, saturation = _tone(s, rng)
+            views = tuple(
+                replace(view, rgb=_toned(view.rgb, tables, saturation)) for view in warped.views
+            )
+            return replace(warped, rgb=_toned(warped.rgb, tables, saturation), views=views)
         return replace(warped, rgb=photometric(warped.rgb, s, rng))
+
+
+def nearer(frame: Frame, share: float) -> Frame:
+    """Read an enlarged picture as one of a scene `share` times nearer, by the first camera.
+
+    The same pixels: depth and translations are divided by `share`, and so is the focal length
+    that the enlargement had multiplied.
+    """
+    def divided(camera: Camera) -> Camera:
+        return replace(camera, fx=camera.fx / share, fy=camera.fy / share)
+
+    def shorter(pose: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        if pose is None:
+            return None
+        pose = pose.copy()
+        pose[:3, 3] /= share
+        return pose
+
+    views = tuple(
+        replace(
+            view,
+            camera=divided(view.camera),
+            depth=None if view.depth is None else view.depth / np.float32(share),
+            view_from_frame=shorter(view.view_from_frame),
+        )
+        for view in frame.views
+    )
+    return replace(
+        frame,
+        depth=frame.depth / np.float32(share),
+        camera=None if frame.camera is None else divided(frame.camera),
+        views=views,
+    )
+
+
+def _tone(
+    s: AugmentSettings, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], float]:
+    """Draw one change of tone and colour: a table per channel, and the saturation."""
+    tone = np.linspace(0, 1, 256) ** _log_uniform(rng, *s.gamma)
+    gain = _log_uniform(rng, *s.exposure)
+    balance = np.exp(rng.uniform(-1, 1, 3) * math.log(s.white_balance))
+    tables = np.clip(tone[:, None] * gain * balance[None] * 255, 0, 255)
+    colour = 0.0 if rng.random() < s.grey else rng.uniform(*s.saturation)
+    return tables.round().astype(np.uint8)[None], colour
+
+
+def _toned(
+    rgb: NDArray[np.uint8], tables: NDArray[np.uint8], saturation: float
+) -> NDArray[np.uint8]:
+    # Tone and colour as one table per channel: no float picture is needed.
+    rgb = np.asarray(cv2.LUT(rgb, tables), np.uint8)
+    grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return np.asarray(cv2.addWeighted(rgb, saturation, grey, 1 - saturation, 0), np.uint8)
 
 
 def photometric(
@@ -195,15 +347,9 @@ def photometric(
     s = settings
     if rng.random() < s.blur:
         rgb = _blur(rgb, s.blur_px, rng)
-    # Tone and colour as one table per channel: no float picture is needed.
-    tone = np.linspace(0, 1, 256) ** _log_uniform(rng, *s.gamma)
-    gain = _log_uniform(rng, *s.exposure)
-    balance = np.exp(rng.uniform(-1, 1, 3) * math.log(s.white_balance))
-    tables = np.clip(tone[:, None] * gain * balance[None] * 255, 0, 255)
-    rgb = cv2.LUT(rgb, tables.round().astype(np.uint8)[None])
-    colour = 0.0 if rng.random() < s.grey else rng.uniform(*s.saturation)
-    grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    rgb = cv2.addWeighted(rgb, colour, grey, 1 - colour, 0)
+    rgb = _toned(rgb, *_tone(s, rng))
+    if rng.random() < s.channel_swap:
+        rgb = np.ascontiguousarray(rgb[..., rng.permutation(3)])
     if rng.random() < s.noise:
         # Half the noise amplitude at half resolution: sensors' noise is not white after demosaic.
         height, width = rgb.shape[:2]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pickle
 from typing import Any
 
-from depth_node.training.networks import DepthNetwork, build_network
+from depth_node.training.networks import DepthNetwork, build_network, untrained
 import torch
 
 
@@ -28,18 +28,37 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f'{path}: not a readable checkpoint ({error})') from error
     try:
         checkpoint['hyper_parameters']['config']['network']['name']
-        checkpoint['ema']
+        checkpoint['state_dict']
     except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f'{path}: no configuration or averaged weights in it ({error!r}); '
+            f'{path}: no configuration or weights in it ({error!r}); '
             'expected a file that `depth-node train` wrote'
         ) from error
     return dict(checkpoint)
 
 
 def network_of(checkpoint: dict[str, Any]) -> DepthNetwork:
-    """Build the network of a checkpoint with its averaged weights, in evaluation mode."""
+    """Build the network of a checkpoint, in evaluation mode.
+
+    Its weights are the averaged ones where the run kept them.
+
+    Raises:
+        CheckpointError: the weights do not fit the network of its configuration.
+    """
     settings = checkpoint['hyper_parameters']['config']['network']
-    network = build_network(settings['name'], **{**settings['options'], 'pretrained': False})
-    network.load_state_dict(checkpoint['ema'])
+    name = settings['name']
+    network = build_network(name, **{**settings['options'], **untrained(name)})
+    weights = checkpoint.get('ema')
+    if weights is None:
+        weights = {
+            key.removeprefix('network.'): value
+            for key, value in checkpoint['state_dict'].items()
+            if key.startswith('network.')
+        }
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f'the weights do not fit network {name} with options {settings["options"]}: {error}'
+        ) from error
     return network.eval()

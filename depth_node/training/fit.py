@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 import json
+import math
 import os
 from pathlib import Path
 import platform
@@ -21,18 +22,22 @@ import cv2
 from depth_node.training.augment import Augmenter
 from depth_node.training.checkpoints import network_of, read_checkpoint
 from depth_node.training.config import TrainConfig
-from depth_node.training.datasets import RenderedFrames, SeededSampler, fingerprint
+from depth_node.training.datasets import open_dataset
+from depth_node.training.loading import FrameTensors, SeededSampler, collate_frames
+from depth_node.training.networks import build_network, untrained
 from depth_node.training.tasks import DepthTask
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch.utils.data import DataLoader
 
 BEST, LAST = 'best.ckpt', 'last.ckpt'
+ERROR_FULL_SCALE = 0.5  # relative error painted as the end of its scale
 
 
 class RunError(RuntimeError):
@@ -68,9 +73,10 @@ def train(
     run = config.run
     folder = Path(run.folder)
     last = folder / LAST
+    first = rank_zero_only.rank == 0  # of the processes that torchrun or Lightning started
     if resume and not last.is_file():
         raise RunError(f'{last}: no checkpoint to resume; start without --resume')
-    if not resume and last.is_file():
+    if not resume and first and last.is_file():
         raise RunError(
             f'{folder}: holds a run already; go on with --resume, choose another folder with '
             '--out, or delete it'
@@ -78,30 +84,37 @@ def train(
     if run.threads:
         torch.set_num_threads(run.threads)
     lightning.seed_everything(run.seed, verbose=False)
-    train_loader, val_loader = make_loaders(config)
+    data = FrameData(config)
     task = DepthTask(config.to_dict(), init=not (resume or init))
     task.time_limit_s = max_time_s
     if init is not None and not resume:
-        start = network_of(read_checkpoint(init)).state_dict()
-        task.network.load_state_dict(start)
-        task.ema.network.load_state_dict(start)
-        task.warm_start = True
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = _manifest(config, command, resume=resume, init=init, max_time_s=max_time_s)
-    _write_json(folder / 'manifest.json', manifest)
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder,
-            filename='best',
-            monitor='val/abs_rel',
-            mode='min',
-            save_top_k=1,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        ),
-        _SaveLast(last),
-        _Panels(folder / 'panels'),
-    ]
+        _start_from(task, init)
+    manifest: dict[str, Any] = {}
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = _manifest(
+            config, data, command, resume=resume, init=init, max_time_s=max_time_s
+        )
+        _write_json(folder / 'manifest.json', manifest)
+    best = ModelCheckpoint(
+        folder,
+        filename='best',
+        monitor=task.monitor,
+        mode=task.objective.monitor_mode,
+        save_top_k=1,
+        enable_version_counter=False,
+        auto_insert_metric_name=False,
+    )
+    callbacks: list[Callback] = [best, _SaveLast(last), _Panels(folder / 'panels')]
+    if run.early_stop_validations:
+        callbacks.append(
+            EarlyStopping(
+                task.monitor,
+                mode=task.objective.monitor_mode,
+                patience=run.early_stop_validations,
+                check_finite=False,
+            )
+        )
     if progress_bar:
         callbacks.append(TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100))
     loggers: list[Logger] = [
@@ -111,82 +124,148 @@ def train(
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', module='lightning')
         trainer = lightning.Trainer(
-            accelerator='auto',
-            devices=1,
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.num_nodes,
+            strategy=run.strategy,
+            precision=run.precision,
             max_steps=run.max_steps,
             max_epochs=-1,
-            val_check_interval=run.val_every_steps,
+            val_check_interval=run.val_every_steps * run.accumulate,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            gradient_clip_val=config.optim.clip,
+            accumulate_grad_batches=run.accumulate,
+            gradient_clip_val=config.optim.clip or None,
+            use_distributed_sampler=False,
             logger=loggers,
             callbacks=callbacks,
-            log_every_n_steps=min(20, run.val_every_steps),
+            log_every_n_steps=min(run.log_every_steps, run.val_every_steps),
             enable_progress_bar=progress_bar,
             enable_model_summary=False,
             default_root_dir=folder,
         )
         with _interruptible(trainer) as interrupted:
-            trainer.fit(
-                task,
-                train_loader,
-                val_loader,
-                ckpt_path=str(last) if resume else None,
-                weights_only=True,
-            )
+            trainer.fit(task, data, ckpt_path=str(last) if resume else None, weights_only=True)
             steps = trainer.global_step
             trainer.save_checkpoint(last)
         if not interrupted:
             # The end of the schedule is usually the best point, and rarely a validation step.
-            scores = trainer.validate(task, val_loader, verbose=False)[0]
+            scores = trainer.validate(task, data, verbose=False)[0]
             manifest['final'] = {k: round(float(v), 5) for k, v in scores.items()}
-            best = callbacks[0].best_model_score
-            if best is None or scores['val/abs_rel'] < float(best):
+            if first and _is_better(scores[task.monitor], best.best_model_score, best.mode):
                 shutil.copyfile(last, folder / BEST)
     manifest.update(
         finished=_now(),
         steps=steps,
-        pictures_seen=steps * config.data.batch_size,
+        pictures_seen=steps * data.pictures_per_step,
         train_s=round(task.elapsed_s, 1),
+        skipped_frames=task.skipped_frames,
         interrupted=bool(interrupted),
     )
-    _write_json(folder / 'manifest.json', manifest)
+    if first:
+        _write_json(folder / 'manifest.json', manifest)
     return manifest
 
 
-def make_loaders(config: TrainConfig) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Make the training and validation loaders.
+def _is_better(score: float, best: torch.Tensor | None, mode: str) -> bool:
+    if best is None or math.isnan(score):
+        return best is None
+    return score < float(best) if mode == 'min' else score > float(best)
+
+
+def _start_from(task: DepthTask, init: Path) -> None:
+    """Take the weights of another run, of the same network or an earlier stage of it.
 
     Raises:
-        DatasetError: the data folder is not usable.
+        RunError: they do not fit; names the first difference.
     """
-    data = config.data
-    size_hw = _size_hw(config)
-    root = Path(data.root)
-    train_set = RenderedFrames(root, 'train', size_hw, augmenter=Augmenter(config.augment))
-    val_set = RenderedFrames(root, 'val', size_hw, limit=data.val_frames)
-    if len(train_set) < data.batch_size:
-        raise RunError(
-            f'{root}/train: {len(train_set)} frames are fewer than one batch of '
-            f'{data.batch_size}; render more, or lower data.batch_size'
+    start = network_of(read_checkpoint(init)).state_dict()
+    try:
+        task.network.load_state_dict(start)
+    except RuntimeError as error:
+        raise RunError(f'{init}: not weights of network {task.config.network.name}: {error}; '
+                       'give a checkpoint of the same network') from error  # fmt: skip
+    if task.ema is not None:
+        task.ema.network.load_state_dict(start)
+    task.warm_start = True
+
+
+class FrameData(lightning.LightningDataModule):
+    """The training and validation loaders of a run, for every process its share."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Index both splits.
+
+        Raises:
+            DatasetError: the data folder is not usable.
+            RunError: fewer frames than one batch.
+        """
+        super().__init__()
+        data = config.data
+        self.config = config
+        # Meta tensors: the network is asked for its size only, and costs neither time nor memory.
+        with torch.device('meta'):
+            network = build_network(
+                config.network.name,
+                **{**config.network.options, **untrained(config.network.name)},
+            )
+        self.size_hw = network.size_hw
+        root = Path(data.root)
+        self.train_set = open_dataset(data.kind, root, data.train_split, **data.options)
+        self.val_set = open_dataset(data.kind, root, data.val_split, **data.options)
+        if network.canonical_focal_px is not None and not self.train_set.has_camera:
+            raise RunError(
+                f'network {config.network.name} predicts canonical depth and needs K, which data '
+                f'set {data.kind} does not have; use another network or data set'
+            )
+        self.pictures_per_step = (
+            data.batch_size * config.run.devices * config.run.num_nodes * config.run.accumulate
         )
-    train_loader: DataLoader[Any] = DataLoader(
-        train_set,
-        batch_size=data.batch_size,
-        sampler=SeededSampler(len(train_set), config.run.seed),
-        num_workers=data.workers,
-        drop_last=True,
-        persistent_workers=data.workers > 0,
-        prefetch_factor=4 if data.workers else None,
-        worker_init_fn=_one_thread,
-    )
-    val_loader: DataLoader[Any] = DataLoader(val_set, batch_size=8, num_workers=0)
-    return train_loader, val_loader
+        if len(self.train_set) < self.pictures_per_step:
+            raise RunError(
+                f'{root} ({data.train_split}): {len(self.train_set)} frames are fewer than one '
+                f'step of {self.pictures_per_step}; get more, or lower data.batch_size'
+            )
 
+    def _share(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-def _size_hw(config: TrainConfig) -> tuple[int, int]:
-    height, width = config.network.options.get('size_hw', (192, 256))
-    return int(height), int(width)
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return this process's share of the shuffled training frames."""
+        data = self.config.data
+        rank, world = self._share()
+        frames = FrameTensors(
+            self.train_set,
+            self.size_hw,
+            augmenter=Augmenter(self.config.augment),
+            max_broken=data.max_broken,
+        )
+        return DataLoader(
+            frames,
+            batch_size=data.batch_size,
+            sampler=SeededSampler(len(frames), self.config.run.seed, rank=rank, world=world),
+            num_workers=data.workers,
+            drop_last=True,
+            persistent_workers=data.workers > 0,
+            prefetch_factor=4 if data.workers else None,
+            worker_init_fn=_one_thread,
+            collate_fn=collate_frames,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return this process's share of the validation frames."""
+        data = self.config.data
+        rank, world = self._share()
+        frames = FrameTensors(
+            self.val_set, self.size_hw, limit=data.val_frames, max_broken=data.max_broken
+        )
+        return DataLoader(
+            frames,
+            batch_size=min(8, data.batch_size),
+            sampler=range(rank, len(frames), world),
+            num_workers=0,
+            collate_fn=collate_frames,
+        )
 
 
 def _one_thread(worker: int) -> None:
@@ -234,7 +313,8 @@ class _SaveLast(Callback):
             return
         partial = self._path.with_suffix('.partial')
         trainer.save_checkpoint(partial)
-        os.replace(partial, self._path)
+        if trainer.is_global_zero:
+            os.replace(partial, self._path)
 
 
 class _Panels(Callback):
@@ -246,7 +326,7 @@ class _Panels(Callback):
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        if not isinstance(pl_module, DepthTask) or not pl_module.panel:
+        if not trainer.is_global_zero or not pl_module.panel:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         sheet = panel_sheet(pl_module.panel)
@@ -259,7 +339,10 @@ class _Panels(Callback):
 
 
 def panel_sheet(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> NDArray[np.uint8]:
-    """Lay out (rgb, true depth, predicted depth) rows; colours span the truth's range.
+    """Lay out rows of picture, true depth, predicted depth and relative error.
+
+    Colours of both depths span the truth's range (the prediction's, where there is no truth);
+    the error's go from 0 (dark) to 50 % (light).
 
     Args:
         items: rgb (3, H, W) uint8; depths (1, H, W) metres, 0 = unknown.
@@ -271,7 +354,8 @@ def panel_sheet(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) ->
     for rgb, true, pred in items:
         truth, guess = true[0].float().cpu().numpy(), pred[0].float().cpu().numpy()
         known = truth > 0
-        near, far = np.percentile(truth[known], [1, 99]) if known.any() else (0.5, 5.0)
+        shown_range = truth[known] if known.any() else guess
+        near, far = np.percentile(shown_range.clip(1e-3), [1, 99])
         row = [cv2.cvtColor(rgb.permute(1, 2, 0).cpu().numpy(), cv2.COLOR_RGB2BGR)]
         for depth, shown in ((truth, known), (guess, guess > 0)):
             share = (1 / np.maximum(depth, 1e-3) - 1 / far) / max(1 / near - 1 / far, 1e-6)
@@ -280,6 +364,12 @@ def panel_sheet(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) ->
             )
             colour[~shown] = 0
             row.append(colour)
+        error = np.abs(guess - truth) / np.where(known, truth, 1)
+        colour = cv2.applyColorMap(
+            (error / ERROR_FULL_SCALE * 255).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO
+        )
+        colour[~known] = 0
+        row.append(colour)
         rows.append(np.hstack(row))
     return np.vstack(rows)
 
@@ -311,6 +401,7 @@ def _git(*arguments: str) -> str | None:
 
 def _manifest(
     config: TrainConfig,
+    data: FrameData,
     command: list[str] | None,
     *,
     resume: bool,
@@ -323,7 +414,7 @@ def _manifest(
     if (root / 'meta.json').is_file():
         meta = json.loads((root / 'meta.json').read_text())
         meta.pop('attribution', None)
-    start: dict[str, Any] = {'kind': 'resume' if resume else 'ImageNet encoder, new decoder'}
+    start: dict[str, Any] = {'kind': 'resume' if resume else 'new'}
     for kind, path in (('resume', folder), ('init', init.parent if init else None)):
         before = path / 'manifest.json' if path else None
         if before and before.is_file() and (resume if kind == 'resume' else init):
@@ -341,7 +432,12 @@ def _manifest(
         'uncommitted_changes': bool(_git('status', '--porcelain', '--', '.')),
         'config': config.to_dict(),
         'max_time_s': max_time_s,
-        'data': {**fingerprint(root), 'meta': meta},
+        'data': {
+            'train': data.train_set.fingerprint(),
+            'val': data.val_set.fingerprint(),
+            'truth': data.train_set.note,
+            'meta': meta,
+        },
         'start': start,
         'environment': {
             'python': platform.python_version(),

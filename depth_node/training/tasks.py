@@ -7,9 +7,10 @@ import math
 import time
 from typing import Any
 
-from depth_node.training.config import TrainConfig
-from depth_node.training.losses import gradient_loss, log_l1_loss, silog_loss
-from depth_node.training.networks import DepthNetwork, build_network
+from depth_node.training.config import OptimConfig, TrainConfig, config_from_dict
+from depth_node.training.networks import DepthNetwork, build_network, untrained
+from depth_node.training.objectives import build_objective
+from depth_node.training.objectives.base import prediction_and_truth
 import lightning
 import torch
 from torch import nn
@@ -17,10 +18,15 @@ from torch import nn
 GUARD_LOG_STD = 0.02  # a constant picture has 0; a network that learns has 0.2 and more
 GUARD_FALL = 0.9  # the loss near the guard must be below this share of the first steps'
 GUARD_WINDOW = 25
+PANEL_ROWS = 6
 
 
 class CollapseError(RuntimeError):
     """Training does not learn; going on would waste hours."""
+
+
+class TaskError(ValueError):
+    """Network, objective and data set do not fit together; the text says what is missing."""
 
 
 class Ema:
@@ -49,115 +55,113 @@ class Ema:
                 mean.copy_(new[name])
 
 
-def rate_share(progress: float, step: int, warmup_steps: int, final_share: float) -> float:
-    """Share of the peak learning rate: linear warm-up times a half cosine.
+def rate_share(progress: float, step: int, optim: OptimConfig) -> float:
+    """Share of the peak learning rate, except for what `plateau` took.
 
     Args:
         progress: 0 at the start, 1 at the end of the run.
         step: optimiser steps done.
-        warmup_steps: length of the rise.
-        final_share: what is left at progress 1.
+        optim: the schedule.
 
     Returns:
         The factor for every group's rate.
     """
-    rise = min(1.0, (step + 1) / max(1, warmup_steps))
-    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
-    return rise * (final_share + (1 - final_share) * fall)
-
-
-def depth_scores(
-    pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Per-picture scores, (N,) each, NaN for a picture without valid pixels.
-
-    `abs_rel` and `delta1` as in Eigen 2014, arXiv:1406.2283, section 4.2; `abs_rel_median` after
-    dividing out the median ratio. The full set is in `depth_node.evaluation.metrics`.
-    """
-    nan = torch.full((pred.shape[0],), math.nan)
-    scores = {name: nan.clone() for name in ('abs_rel', 'delta1', 'abs_rel_median')}
-    for index in range(pred.shape[0]):
-        ok = valid[index]
-        if not ok.any():
-            continue
-        ratio = pred[index][ok] / target[index][ok]
-        scores['abs_rel'][index] = (ratio - 1).abs().mean()
-        scores['delta1'][index] = (torch.maximum(ratio, 1 / ratio) < 1.25).float().mean()
-        scores['abs_rel_median'][index] = (ratio / ratio.median() - 1).abs().mean()
-    return scores
+    progress = min(1.0, max(0.0, progress))
+    rise = min(1.0, (step + 1) / max(1, optim.warmup_steps))
+    if optim.schedule == 'cosine':
+        fall = optim.final_share + (1 - optim.final_share) * 0.5 * (
+            1 + math.cos(math.pi * progress)
+        )
+    elif optim.schedule == 'poly':
+        fall = (1 - progress) ** optim.poly_power
+    elif optim.schedule == 'steps':
+        fall = optim.step_factor ** sum(progress >= share for share in optim.step_at)
+    else:
+        fall = 1.0
+    return rise * fall
 
 
 class DepthTask(lightning.LightningModule):
-    """Supervised canonical depth on rendered or recorded frames."""
+    """Trains one network for one objective."""
 
     def __init__(self, config: dict[str, Any], *, init: bool = True) -> None:
-        """Build the network.
+        """Build the network and what it is trained for.
 
         Args:
             config: `TrainConfig.to_dict()`; plain, so that the checkpoint holds it.
             init: False skips loading ImageNet weights, for a checkpoint that brings its own.
         """
         super().__init__()
-        from depth_node.training.config import config_from_dict
-
         self.save_hyperparameters({'config': config})
         self.config: TrainConfig = config_from_dict(config)
         options = dict(self.config.network.options)
         if not init:
-            options['pretrained'] = False
+            options.update(untrained(self.config.network.name))
         self.network = build_network(self.config.network.name, **options)
         self.network.to(memory_format=torch.channels_last)  # 3 to 7 times faster on CPUs
-        self.ema = Ema(self.network, self.config.optim.ema_decay)
+        self.objective = build_objective(
+            self.config.objective.name, **self.config.objective.options
+        )
+        decay = self.config.optim.ema_decay
+        self.ema = Ema(self.network, decay) if decay else None
         self.time_limit_s: float | None = None
         self.warm_start = False
         self.elapsed_s = 0.0
+        self.skipped_frames = 0
+        self.panel: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._began_s = 0.0
         self._elapsed_before_s = 0.0
         self._early_losses: list[float] = []
         self._late_losses: list[float] = []
-        self._scores: list[dict[str, torch.Tensor]] = []
-        self.panel: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._progress = 0.0
+        self._plateau_share = 1.0
+        self._plateau_best = math.inf
+        self._plateau_waited = 0
 
-    # --- batches
+    @property
+    def judged(self) -> DepthNetwork:
+        """The network that is validated and exported: averaged weights where they are kept."""
+        return self.network if self.ema is None else self.ema.network
 
-    def _unpack(
-        self, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the normalised batch, canonical depth and `valid`."""
-        rgb = self.network.normalise(batch['rgb']).contiguous(memory_format=torch.channels_last)
-        depth = batch['depth']
-        to_canonical = self.network.canonical_focal_px / batch['focal_px']
-        target = depth * to_canonical[:, None, None, None]
-        near, far = self.network.depth_range_m
-        valid = (depth > 0) & (depth < self.config.data.far_m) & (target > near) & (target < far)
-        return rgb, target, valid
+    @property
+    def monitor(self) -> str:
+        """Name of the score that chooses the best checkpoint."""
+        return f'val/{self.objective.monitor}'
+
+    # --- training
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
         """Compute the loss of one batch."""
-        rgb, target, valid = self._unpack(batch)
-        pred = self.network(rgb)
-        weights = self.config.loss
-        parts = {
-            'log_l1': (weights.log_l1, log_l1_loss, {}),
-            'silog': (weights.silog, silog_loss, {'mean_weight': weights.silog_mean_weight}),
-            'gradient': (weights.gradient, gradient_loss, {'scales': weights.gradient_scales}),
-        }
-        loss = pred.sum() * 0.0
-        for name, (weight, function, options) in parts.items():
-            if weight > 0:
-                value = function(pred, target, valid, **options)
-                self.log(f'train/{name}', value.detach())
-                loss = loss + weight * value
-        self.log('train/loss', loss.detach(), prog_bar=True)
-        self._guard(float(loss.detach()), pred.detach())
+        self._require(batch)
+        parts = self.objective.losses(self.network, batch)
+        loss = parts['loss']
+        size = len(batch['rgb'])
+        for name, value in parts.items():
+            if name != 'loss':
+                self.log(f'train/{name}', value.detach(), batch_size=size)
+        self.log('train/loss', loss.detach(), prog_bar=True, batch_size=size)
+        self.skipped_frames += int(batch['skipped'].sum())
+        if self.skipped_frames:
+            self.log('train/skipped_frames', float(self.skipped_frames), prog_bar=True,
+                     batch_size=size)  # fmt: skip
+        self._guard(float(loss.detach()), batch)
         return loss
 
-    def _guard(self, loss: float, pred: torch.Tensor) -> None:
+    def _require(self, batch: dict[str, torch.Tensor]) -> None:
+        missing = sorted(self.objective.needs - set(batch))
+        if missing:
+            raise TaskError(
+                f'objective {self.config.objective.name} needs {", ".join(missing)}, which data '
+                f'set {self.config.data.kind} does not give with these data.options; it gives '
+                f'{", ".join(sorted(batch))}'
+            )
+
+    def _guard(self, loss: float, batch: dict[str, torch.Tensor]) -> None:
         step, at = self.global_step, self.config.run.guard_step
         if not math.isfinite(loss):
             raise CollapseError(
-                f'loss is {loss} at step {step}; lower optim.decoder_lr '
-                f'(now {self.config.optim.decoder_lr}) or optim.clip'
+                f'loss is {loss} at step {step}; lower optim.lr (now {self.config.optim.lr}) or '
+                f'optim.clip (now {self.config.optim.clip})'
             )
         if step > at or at <= 0:
             return
@@ -167,12 +171,14 @@ class DepthTask(lightning.LightningModule):
             self._late_losses.append(loss)
         if step != at:
             return
-        spread = float(pred.log().flatten(1).std(1).mean())
+        with torch.no_grad():
+            pred = self.network(self.network.normalise(batch['rgb']))
+        spread = float(pred.clamp(min=1e-6).log().flatten(1).std(1).mean())
         if spread < GUARD_LOG_STD:
             raise CollapseError(
                 f'step {step}: the prediction is a constant picture (standard deviation of log '
-                f'depth {spread:.4f}, expected > {GUARD_LOG_STD}); lower optim.decoder_lr (now '
-                f"{self.config.optim.decoder_lr}), and keep a norm on the decoder's laterals"
+                f'depth {spread:.4f}, expected > {GUARD_LOG_STD}); lower optim.lr (now '
+                f"{self.config.optim.lr}), and keep a norm on the decoder's laterals"
             )
         if self.warm_start or not self._early_losses or not self._late_losses:
             return
@@ -181,23 +187,46 @@ class DepthTask(lightning.LightningModule):
         if last > GUARD_FALL * first:
             raise CollapseError(
                 f'step {step}: the loss went from {first:.3f} to {last:.3f}, expected below '
-                f'{GUARD_FALL:.0%} of the start; look at the data (contact_sheet.jpg '
-                'of synthesize), or lower optim.decoder_lr'
+                f'{GUARD_FALL:.0%} of the start; look at the data with: depth-node data check '
+                f'{self.config.data.root} --sheet sheet.jpg, or lower optim.lr'
             )
 
     # --- optimisation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; rates are set at each step from the run's progress."""
+        """Make the optimiser; rates are set at each step from the run's progress.
+
+        Raises:
+            TaskError: `optim.group_lr` names a group that the network does not have.
+        """
         optim = self.config.optim
-        groups = []
-        for name, parameters in self.network.parameter_groups().items():
-            peak = optim.encoder_lr if name == 'encoder' else optim.decoder_lr
+        named = self.network.parameter_groups()
+        unknown = sorted(set(optim.group_lr) - set(named))
+        if unknown:
+            raise TaskError(
+                f'optim.group_lr.{unknown[0]}: network {self.config.network.name} has the '
+                f'groups {sorted(named)}'
+            )
+        groups: list[dict[str, Any]] = []
+        for name, parameters in named.items():
+            peak = float(optim.group_lr.get(name, optim.lr))
             for decays in (True, False):
                 chosen = [p for p in parameters if (p.ndim > 1) == decays]
                 decay = optim.weight_decay if decays else 0.0
-                groups.append({'params': chosen, 'lr': peak, 'peak': peak, 'weight_decay': decay})
-        return torch.optim.AdamW(groups)
+                if chosen:
+                    groups.append(
+                        {'params': chosen, 'lr': peak, 'peak': peak, 'weight_decay': decay}
+                    )
+        if optim.name == 'sgd':
+            return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)
+        if optim.name == 'rmsprop':
+            return torch.optim.RMSprop(
+                groups, lr=optim.lr, momentum=optim.momentum, eps=optim.eps
+            )
+        family = torch.optim.AdamW if optim.name == 'adamw' else torch.optim.Adam
+        return family(
+            groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, amsgrad=optim.amsgrad
+        )
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by time, whichever is further."""
@@ -205,6 +234,8 @@ class DepthTask(lightning.LightningModule):
         if self.time_limit_s:
             spent = self.elapsed_s - self._elapsed_before_s
             share = max(share, spent / self.time_limit_s)
+            if self.trainer.world_size > 1:  # one clock: else the processes' rates would differ
+                share = self.trainer.strategy.broadcast(share)
         return min(1.0, share)
 
     def on_fit_start(self) -> None:
@@ -212,69 +243,96 @@ class DepthTask(lightning.LightningModule):
         self._began_s = time.monotonic()
         self._elapsed_before_s = self.elapsed_s
 
-    def on_train_epoch_start(self) -> None:
-        """Freeze the encoder's batch statistics: batches of 8 would spoil ImageNet's."""
-        self._freeze_norms()
-
     def _freeze_norms(self) -> None:
-        for module in self.network.encoder.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        encoder = getattr(self.network, 'encoder', None)
+        if self.config.optim.freeze_encoder_norms and encoder is not None:
+            for module in encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         """Set the learning rates."""
         self._freeze_norms()  # validation put the whole module back into training mode
         self.elapsed_s = self._elapsed_before_s + time.monotonic() - self._began_s
-        optim = self.config.optim
-        share = rate_share(
-            self.progress(), self.global_step, optim.warmup_steps, optim.final_share
-        )
-        for group in self.optimizers().param_groups:
+        self._progress = self.progress()
+        share = rate_share(self._progress, self.global_step, self.config.optim)
+        share *= self._plateau_share
+        optimiser = self.optimizers()
+        assert not isinstance(optimiser, list)
+        for group in optimiser.param_groups:
             group['lr'] = group['peak'] * share
         self.log('train/lr_share', share)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         """Average the weights; stop when the time is up."""
-        self.ema.update(self.network)
-        if self.progress() >= 1.0:
+        if self.ema is not None:
+            self.ema.update(self.network)
+        stop = self._progress >= 1.0 or self.trainer.should_stop
+        if self.trainer.world_size > 1:  # all stop at the same step, or the others wait for ever
+            stop = self.trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
             self.trainer.should_stop = True
 
-    # --- validation, always on the averaged weights
+    # --- validation
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last scores."""
-        self._scores, self.panel = [], []
+        """Forget the last pictures."""
+        self.panel = []
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> None:
-        """Score one batch in canonical metres: ratios, hence scores, equal the metric ones."""
-        rgb, target, valid = self._unpack(batch)
-        pred = self.ema.network(rgb)
-        self._scores.append(depth_scores(pred, target, valid))
-        loss = log_l1_loss(pred, target, valid) + gradient_loss(pred, target, valid)
-        self.log('val/loss', loss, batch_size=len(rgb))
-        room = 6 - len(self.panel)
-        chosen = range(0, len(rgb), max(1, len(rgb) // 2))
-        for index in list(chosen)[:room]:
-            depth = torch.where(valid[index], target[index], 0.0)
-            self.panel.append((batch['rgb'][index], depth, pred[index]))
+        """Score one batch; means are over pictures that have a truth."""
+        self._require(batch)
+        network = self.judged
+        for name, values in self.objective.scores(network, batch).items():
+            known = ~values.isnan()
+            mean = values[known].mean() if known.any() else values.new_zeros(())
+            self.log(
+                f'val/{name}', mean, prog_bar=True, on_epoch=True,
+                batch_size=int(known.sum()), sync_dist=True,
+            )  # fmt: skip
+        loss = self.objective.losses(network, batch)['loss']
+        size = len(batch['rgb'])
+        self.log('val/loss', loss, on_epoch=True, batch_size=size, sync_dist=True)
+        room = PANEL_ROWS - len(self.panel)
+        if room > 0:
+            pred, target, valid = prediction_and_truth(network, batch)
+            for index in list(range(0, size, max(1, size // 2)))[:room]:
+                depth = torch.where(valid[index], target[index], 0.0)
+                self.panel.append((batch['rgb'][index], depth, pred[index]))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over pictures."""
-        for name in self._scores[0] if self._scores else ():
-            values = torch.cat([scores[name] for scores in self._scores])
-            self.log(f'val/{name}', values.nanmean(), prog_bar=True)
+    def on_validation_end(self) -> None:
+        """Lower the rates when the score stays where it is."""
+        optim = self.config.optim
+        score = self.trainer.callback_metrics.get(self.monitor)
+        if optim.schedule != 'plateau' or score is None or self.trainer.state.fn != 'fit':
+            return
+        value = float(score) * (1 if self.objective.monitor_mode == 'min' else -1)
+        if value < self._plateau_best:
+            self._plateau_best, self._plateau_waited = value, 0
+            return
+        self._plateau_waited += 1
+        if self._plateau_waited > optim.plateau_patience:
+            lower = self._plateau_share * optim.plateau_factor
+            self._plateau_share = max(optim.plateau_min_share, lower)
+            self._plateau_waited = 0
 
     # --- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the averaged weights and the time spent."""
-        checkpoint['ema'] = self.ema.network.state_dict()
-        checkpoint['ema_updates'] = self.ema.updates
+        """Add the averaged weights, the time spent and the plateau's memory."""
+        if self.ema is not None:
+            checkpoint['ema'] = self.ema.network.state_dict()
+            checkpoint['ema_updates'] = self.ema.updates
         checkpoint['elapsed_s'] = self.elapsed_s
+        checkpoint['skipped_frames'] = self.skipped_frames
+        checkpoint['plateau'] = [self._plateau_share, self._plateau_best, self._plateau_waited]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` added."""
-        self.ema.network.load_state_dict(checkpoint['ema'])
-        self.ema.updates = checkpoint['ema_updates']
+        if self.ema is not None:
+            self.ema.network.load_state_dict(checkpoint['ema'])
+            self.ema.updates = checkpoint['ema_updates']
         self.elapsed_s = checkpoint['elapsed_s']
+        self.skipped_frames = checkpoint['skipped_frames']
+        self._plateau_share, self._plateau_best, self._plateau_waited = checkpoint['plateau']
         self.warm_start = True

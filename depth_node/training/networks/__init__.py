@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from depth_node.training.networks.base import DepthNetwork
 from depth_node.training.registry import check_options, resolve
 
-__all__ = ['NETWORKS', 'DepthNetwork', 'build_network']
+__all__ = ['NETWORKS', 'DepthNetwork', 'build_network', 'untrained']
 
 _HERE = 'depth_node.training.networks'
 NETWORKS = {
@@ -40,3 +41,10 @@ def build_network(name: str, **options: Any) -> DepthNetwork:
     built = network(**options)
     assert isinstance(built, DepthNetwork)
     return built
+
+
+def untrained(name: str) -> dict[str, Any]:
+    """Return the options with which a network is built without reading any weights file."""
+    known = inspect.signature(resolve(NETWORKS, name, 'network')).parameters
+    off = {'pretrained': False, 'encoder_weights': None}
+    return {option: value for option, value in off.items() if option in known}

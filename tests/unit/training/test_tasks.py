@@ -9,21 +9,30 @@ import pytest
 torch = pytest.importorskip('torch')
 pytest.importorskip('lightning')
 
-from depth_node.training.config import config_from_dict  # noqa: E402
+from depth_node.training.config import (  # noqa: E402
+    OPTIMISERS,
+    SCHEDULES,
+    ConfigError,
+    OptimConfig,
+    config_from_dict,
+    load_config,
+)
 from depth_node.training.networks import build_network  # noqa: E402
+from depth_node.training.objectives.base import depth_scores, truth  # noqa: E402
 from depth_node.training.tasks import (  # noqa: E402
     CollapseError,
     DepthTask,
     Ema,
-    depth_scores,
+    TaskError,
     rate_share,
 )
 
 
-def task(**run) -> DepthTask:
+def task(optim: dict | None = None, **run) -> DepthTask:
     torch.manual_seed(1)
     config = config_from_dict({
         'network': {'name': 'small', 'options': {'size_hw': [64, 96], 'pretrained': False}},
+        'optim': optim or {},
         'run': run,
     })  # fmt: skip
     made = DepthTask(config.to_dict())
@@ -35,7 +44,10 @@ def batch(focal_px: float = 256.0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     ramp = torch.linspace(4.0, 1.0, 64).view(1, 1, 64, 1).expand(2, 1, 64, 96)
     rgb = (ramp * 50 + 20 * torch.rand(2, 3, 64, 96, generator=generator)).to(torch.uint8)
-    return {'rgb': rgb, 'depth': ramp.clone(), 'focal_px': torch.tensor([focal_px, focal_px])}
+    # fx != fy: their geometric mean is the focal length that counts
+    K = torch.tensor([[2 * focal_px, 0, 47.5], [0, focal_px / 2, 31.5], [0, 0, 1]])
+    return {'rgb': rgb, 'depth': ramp.clone(), 'K': K.expand(2, 3, 3),
+            'skipped': torch.tensor([0, 0])}  # fmt: skip
 
 
 def test_a_few_steps_on_one_batch_make_the_loss_fall():
@@ -55,55 +67,134 @@ def test_a_few_steps_on_one_batch_make_the_loss_fall():
 
 def test_target_is_canonical_depth():
     """The same picture from twice the focal length: canonical depth is half the metric one."""
-    made = task()
-    _, near, valid = made._unpack(batch(256.0))
-    _, far, _ = made._unpack(batch(512.0))
-    assert torch.equal(near, batch()['depth'])
+    network = task().network
+    near, valid = truth(network, batch(256.0))
+    far, _ = truth(network, batch(512.0))
+    torch.testing.assert_close(near, batch()['depth'])
     torch.testing.assert_close(far, near / 2)
     assert valid.all()
 
 
 def test_unknown_and_too_far_depth_is_not_valid():
-    made = task()
     data = batch()
     data['depth'][0, 0, 0, :3] = torch.tensor([0.0, 45.0, 3.0])
-    valid = made._unpack(data)[2]
+    valid = truth(task().network, data)[1]
     assert valid[0, 0, 0, :3].tolist() == [False, False, True]
+
+
+class Constant(torch.nn.Module):
+    """A network that has collapsed."""
+
+    def normalise(self, rgb):
+        return rgb.float()
+
+    def forward(self, x):
+        return torch.full((2, 1, 8, 8), 2.0)
+
+
+class Varied(Constant):
+    def forward(self, x):
+        return torch.rand(2, 1, 8, 8) + 1
 
 
 def test_the_guard_names_a_constant_picture():
     made = task(guard_step=1)
-    made._guard(1.0, torch.rand(2, 1, 8, 8) + 1)
-    constant = torch.full((2, 1, 8, 8), 2.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DepthTask, 'global_step', 1, raising=False)
+        patch.setattr(made, 'network', Constant())
         with pytest.raises(CollapseError, match='constant picture'):
-            made._guard(1.0, constant)
+            made._guard(1.0, batch())
         with pytest.raises(CollapseError, match='loss is nan'):
-            made._guard(math.nan, constant)
+            made._guard(math.nan, batch())
 
 
 def test_the_guard_names_a_loss_that_does_not_fall():
     made = task(guard_step=60)
-    varied = torch.rand(2, 1, 8, 8) + 1
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made, 'network', Varied())
         for step in range(60):
             patch.setattr(DepthTask, 'global_step', step, raising=False)
-            made._guard(1.0, varied)
+            made._guard(1.0, batch())
         patch.setattr(DepthTask, 'global_step', 60, raising=False)
         made._late_losses = [0.95]
         with pytest.raises(CollapseError, match=r'from 1\.000 to 0\.950'):
-            made._guard(0.95, varied)
+            made._guard(0.95, batch())
         made._late_losses = [0.5]
-        made._guard(0.5, varied)  # a falling loss passes
+        made._guard(0.5, batch())  # a falling loss passes
+
+
+def test_a_batch_without_what_the_objective_needs_is_refused():
+    made = task()
+    made.objective.needs = frozenset({'pairs'})
+    with pytest.raises(TaskError, match=r'needs pairs.*rendered'):
+        made.training_step(batch(), 0)
+
+
+@pytest.mark.parametrize('name', OPTIMISERS)
+def test_optimisers_have_the_rates_and_decays_of_the_file(name):
+    made = task({'name': name, 'lr': 0.5, 'group_lr': {'encoder': 0.25}, 'weight_decay': 0.1})
+    optimizer = made.configure_optimizers()
+    assert type(optimizer).__name__.lower() == name
+    seen = set()
+    for group in optimizer.param_groups:
+        in_encoder = any(group['params'][0] is p for p in made.network.encoder.parameters())
+        assert group['lr'] == (0.25 if in_encoder else 0.5)
+        matrices = group['params'][0].ndim > 1
+        assert group['weight_decay'] == (0.1 if matrices else 0.0)
+        seen.update(id(p) for p in group['params'])
+    assert seen == {id(p) for p in made.network.parameters()}
+
+
+def test_a_rate_for_a_group_that_is_not_there_names_those_that_are():
+    with pytest.raises(TaskError, match=r"group_lr\.encodre: .*\['decoder', 'encoder'\]"):
+        task({'group_lr': {'encodre': 0.1}}).configure_optimizers()
 
 
 def test_rates_rise_then_fall_to_the_final_share():
-    assert rate_share(0.0, 0, 100, 0.01) == pytest.approx(0.01)
-    assert rate_share(0.0, 99, 100, 0.01) == pytest.approx(1.0)
-    assert rate_share(0.5, 500, 100, 0.0) == pytest.approx(0.5)
-    assert rate_share(1.0, 500, 100, 0.01) == pytest.approx(0.01)
-    assert rate_share(7.0, 500, 100, 0.01) == pytest.approx(0.01)
+    optim = OptimConfig(warmup_steps=100, final_share=0.01)
+    assert rate_share(0.0, 0, optim) == pytest.approx(0.01)
+    assert rate_share(0.0, 99, optim) == pytest.approx(1.0)
+    assert rate_share(0.5, 500, optim) == pytest.approx(0.505)
+    assert rate_share(1.0, 500, optim) == pytest.approx(0.01)
+    assert rate_share(7.0, 500, optim) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ('optim', 'shares'),
+    [
+        ({'schedule': 'constant'}, {0.0: 1, 0.5: 1, 1.0: 1}),
+        ({'schedule': 'poly', 'poly_power': 2.0}, {0.0: 1, 0.5: 0.25, 1.0: 0}),
+        ({'schedule': 'steps', 'step_at': [0.4, 0.8], 'step_factor': 0.1},
+         {0.39: 1, 0.4: 0.1, 0.8: 0.01}),
+        ({'schedule': 'plateau'}, {0.5: 1}),
+        ({'schedule': 'cosine', 'final_share': 0.0}, {0.5: 0.5}),
+    ],
+)  # fmt: skip
+def test_schedules(optim, shares):
+    settings = config_from_dict({'optim': optim}).optim
+    assert settings.schedule in SCHEDULES
+    for progress, share in shares.items():
+        assert rate_share(progress, 10, settings) == pytest.approx(share)
+
+
+def test_plateau_lowers_the_rate_after_its_patience():
+    made = task({'schedule': 'plateau', 'plateau_patience': 1, 'plateau_factor': 0.5,
+                 'plateau_min_share': 0.3})  # fmt: skip
+
+    class Trainer:
+        callback_metrics: dict = {}
+
+        class state:  # noqa: N801
+            fn = 'fit'
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DepthTask, 'trainer', Trainer, raising=False)
+        shares = []
+        for score in (0.5, 0.4, 0.4, 0.45, 0.39, 0.5, 0.5, 0.5, 0.5):
+            Trainer.callback_metrics = {'val/abs_rel': torch.tensor(score)}
+            made.on_validation_end()
+            shares.append(made._plateau_share)
+    assert shares == [1, 1, 1, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3]
 
 
 def test_scores_of_a_known_error():
@@ -135,7 +226,16 @@ def test_ema_moves_by_its_decay_and_copies_counters():
     ('raw', 'text'),
     [
         ({'optm': {}}, 'optm: not known'),
-        ({'optim': {'lr': 1}}, r'optim\.lr: not known'),
+        ({'optim': {'rate': 1}}, r'optim\.rate: not known'),
+        ({'optim': {'lr': '1e-x'}}, r"optim\.lr: found '1e-x', expected float"),
+        ({'optim': {'lr': -1}}, r'optim\.lr: found -1.0, expected more than 0'),
+        ({'optim': {'betas': [0.9]}}, r'optim\.betas: .*expected 2 numbers'),
+        ({'optim': {'schedule': 'cosin'}}, r"optim\.schedule: found 'cosin', expected one of"),
+        ({'optim': {'step_at': [0.5, 0.2]}}, r'optim\.step_at: .*ascending'),
+        ({'optim': {'group_lr': {'encoder': 'fast'}}}, r'optim\.group_lr\.encoder'),
+        ({'run': {'precision': '16'}}, r"run\.precision: found '16', expected one of 32-true"),
+        ({'run': {'threads': 0}}, r'run\.threads: found 0'),
+        ({'run': {'accumulate': True}}, r'run\.accumulate: found True'),
         ({'data': {'batch_size': 'eight'}}, r"data\.batch_size: found 'eight', expected int"),
         ({'data': {'batch_size': 0}}, r'data\.batch_size: found 0'),
         ({'optim': {'ema_decay': 1.5}}, r'optim\.ema_decay'),
@@ -152,3 +252,31 @@ def test_configuration_survives_a_round_trip():
     assert config.optim.clip == 3.0
     assert config.augment.zoom == (1.0, 1.2)
     assert config_from_dict(config.to_dict()) == config
+
+
+def test_exponents_without_a_point_are_numbers():
+    raw = {'optim': {'lr': '1e-4', 'group_lr': {'encoder': '3e-5'}},
+           'objective': {'options': {'losses': {'berhu': '1e0'}}}}  # fmt: skip
+    config = config_from_dict(raw)
+    assert config.optim.lr == 1e-4
+    assert config.optim.group_lr == {'encoder': 3e-5}
+    assert config.objective.options == {'losses': {'berhu': 1.0}}
+
+
+def test_settings_on_the_command_line_reach_into_options(tmp_path):
+    file = tmp_path / 'x.yaml'
+    file.write_text('objective: {options: {losses: {l1: 1.0}}}\nrun: {seed: 3}\n')
+    config = load_config(file, [
+        'run.max_steps=30', 'objective.options.losses.l1=0.5', 'optim.lr=1e-5',
+        'network.options.size_hw=[64, 96]', 'data.root="/a folder/b=c"',
+    ])  # fmt: skip
+    assert (config.run.max_steps, config.run.seed) == (30, 3)
+    assert config.objective.options['losses'] == {'l1': 0.5}
+    assert config.optim.lr == 1e-5
+    assert config.network.options == {'size_hw': [64, 96]}
+    assert config.data.root == '/a folder/b=c'
+    for wrong in ('max_steps=3', 'run.max_steps', 'run.=3'):
+        with pytest.raises(ConfigError, match=r'expected section\.key=value'):
+            load_config(file, [wrong])
+    with pytest.raises(ConfigError, match=r'run\.max_step: not known.*max_steps'):
+        load_config(file, ['run.max_step=3'])
