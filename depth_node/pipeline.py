@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STAGES = ('rectify', 'preprocess', 'network', 'postprocess', 'filter')
 RECTIFY_MODES = ('auto', 'off')
+RESIZE_SPACES = ('depth', 'inv_depth')
 # Field of view taken for a canonical-depth network when neither camera nor card names one.
 DEFAULT_HFOV_DEG = 60.0
 
@@ -62,7 +63,25 @@ class DepthPipeline:
     """
 
     def __init__(self, backend: Backend, *, scale: Scale | None = None,
-                 filters: FilterSettings | None = None, rectify: str = 'auto') -> None:
+                 filters: FilterSettings | None = None, rectify: str = 'auto',
+                 resize_in: str = 'depth') -> None:
+        """Prepare a backend's network for images.
+
+        Args:
+            backend: an open network.
+            scale: correction to metres; none when None.
+            filters: the defaults when None.
+            rectify: one of `RECTIFY_MODES`.
+            resize_in: what is interpolated on the way from the network's map to the image,
+                `depth` or `inv_depth` (as self-supervised networks are measured).
+
+        Raises:
+            ValueError: an unknown mode or space.
+        """
+        if resize_in not in RESIZE_SPACES:
+            raise ValueError(f'resize_in {resize_in!r}, expected one of '
+                             f'{", ".join(RESIZE_SPACES)}')
+        self.resize_in = resize_in
         self.backend = backend
         self.card = backend.card
         self.scale = scale or Scale()
@@ -152,7 +171,11 @@ class DepthPipeline:
             flying = flying_pixels(coarse, self._grid_camera(lens, plan, coarse.shape), angle)
         clock.append(time.perf_counter())
 
+        if self.resize_in == 'inv_depth':
+            np.reciprocal(coarse, out=coarse)
         depth = plan.back(coarse, self._depth)
+        if self.resize_in == 'inv_depth':
+            np.reciprocal(depth, out=depth)
         lost = self._count_blank(depth)
         if lost:
             # the way back widens the holes of both kinds alike
@@ -203,6 +226,5 @@ class DepthPipeline:
     def _grid_camera(lens: Camera, plan: ResizePlan, map_hw: tuple[int, ...]) -> Camera:
         """Return the camera of the network's output map, padding included."""
         v0, u0, _, _ = plan.window
-        share = map_hw[0] / plan.network_hw[0]
         padded = plan.network_camera(lens).cropped(-u0, -v0, plan.network_hw)
-        return padded if share == 1 else padded.scaled((map_hw[0], map_hw[1]))
+        return padded if map_hw == plan.network_hw else padded.scaled((map_hw[0], map_hw[1]))

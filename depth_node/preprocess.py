@@ -93,20 +93,18 @@ class ResizePlan:
              out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Return an (h, w) map of the network, resampled to the image's grid.
 
-        The map may be coarser than the network's input (a network that predicts at half
-        resolution).  Bilinear; a NaN spreads to the pixels that touch it, never further.
+        The map may have any size: it covers the whole network input, edge to edge, so its cells
+        need not be squares of input pixels (FCRN makes 128x160 of 228x304).  Bilinear; a NaN
+        spreads to the pixels that touch it, never further.
 
         Raises:
-            ValueError: the map's aspect is not that of the network's input.
+            ValueError: the map is empty or has other than two dimensions.
         """
+        if network_map.ndim != 2 or 0 in network_map.shape:
+            raise ValueError(f'postprocess: map of shape {network_map.shape}, expected (h, w)')
         net_h, net_w = self.network_hw
-        map_h, map_w = network_map.shape
-        if map_h * net_w != map_w * net_h:
-            raise ValueError(f'postprocess: map {network_map.shape} does not divide the '
-                             f'network input {self.network_hw}')
         if self.window[2:] != self.network_hw:
-            share = map_h / net_h
-            if share != 1:
+            if network_map.shape != self.network_hw:
                 full: NDArray[np.float32] = np.empty((net_h, net_w), np.float32)
                 cv2.resize(network_map, (net_w, net_h), dst=full,
                            interpolation=cv2.INTER_LINEAR)

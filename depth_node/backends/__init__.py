@@ -249,7 +249,9 @@ def self_check(backend: Backend) -> CheckResult:
             plane = as_map(outputs[name])
         except ValueError as error:
             return CheckResult(False, f'{name}: {error}')
-        if plane.shape[0] * size_hw[1] != plane.shape[1] * size_hw[0]:
+        # a coarse map may have other cells than squares; a vector or a transposed map is a mistake
+        aspect, wanted = plane.shape[1] / plane.shape[0], size_hw[1] / size_hw[0]
+        if (aspect - 1) * (wanted - 1) < 0 or not 0.5 <= aspect / wanted <= 2:
             return CheckResult(False, f'{name} is {plane.shape[0]}x{plane.shape[1]} for an input '
                                       f'of {size_hw[0]}x{size_hw[1]}: the aspect differs')
         if name == card.output.name and not np.isfinite(plane).all():

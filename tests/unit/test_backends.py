@@ -315,7 +315,7 @@ def test_file_that_is_no_onnx(tiny_card, name):
      r'shape \[1, 24, 40, 3\] in the graph, the card says \[1, 40, 24, 3\]'),
     ({'changes': {'input': {'layout': 'float32_nchw', 'mean': [0, 0, 0], 'std': [1, 1, 1]}}},
      'uint8 in the graph, the card says float32_nchw'),
-    ({'outputs': {'depth': 'flat'}}, 'aspect differs'),
+    ({'outputs': {'depth': 'flat'}}, '1x960 for an input of 24x40: the aspect differs'),
     ({'poison': 0.0}, '960 of 960 values of depth are not finite'),
     ({'poison': 1.0}, 'not finite'),
     ({'poison': 1.0, 'check': False}, 'not finite'),

@@ -223,3 +223,31 @@ def test_camera_of_another_size_is_refused():
 def test_unknown_rectify_mode_is_refused():
     with pytest.raises(ValueError, match='auto, off'):
         DepthPipeline(KnownBackend(np.ones((96, 128), np.float32)), rectify='on')
+
+
+def test_inverse_depth_is_what_is_interpolated_where_asked_for():
+    v, u = np.mgrid[0:96, 0:128]
+    coarse = (1 / (0.2 + 0.004 * u + 0.002 * v)).astype(np.float32)
+    off = FilterSettings(near_m=0.0, far_m=math.inf, flying_pixel_angle_deg=0)
+    found = {}
+    for space in ('depth', 'inv_depth'):
+        pipeline = DepthPipeline(KnownBackend(coarse), filters=off, resize_in=space)
+        found[space] = pipeline.run(picture((288, 384))).depth.astype(np.float64)
+    fine_v, fine_u = (np.mgrid[0:288, 0:384] + 0.5) / 3 - 0.5
+    expected = 0.2 + 0.004 * fine_u + 0.002 * fine_v  # linear: inverse depth comes back exactly
+    inner = (slice(3, -3), slice(3, -3))
+    np.testing.assert_allclose(1 / found['inv_depth'][inner], expected[inner], rtol=1e-5)
+    assert np.abs(found['depth'] * expected - 1)[inner].max() > 1e-5
+    with pytest.raises(ValueError, match='depth, inv_depth'):
+        DepthPipeline(KnownBackend(coarse), resize_in='disparity')
+
+
+def test_a_map_of_other_cells_than_squares_goes_through_with_filters_on():
+    step = np.full((40, 72), 2.0, np.float32)  # of a 96x128 input: cells of 2.4 x 1.8 pixels
+    step[:, 36:] = 5.0
+    frame = DepthPipeline(KnownBackend(step)).run(
+        picture((192, 256)), Camera((192, 256), 200.0, 190.0, 127.5, 95.5))
+    assert frame.depth.shape == (192, 256)
+    assert frame.removed.keys() == {'flying_pixels'}
+    assert (frame.depth[:, :110] == 2.0).all()
+    assert (frame.depth[:, 146:] == 5.0).all()

@@ -112,6 +112,35 @@ def test_other_images_are_refused(shape):
         ResizePlan(FIXED, (480, 640)).to_input(np.zeros(shape, np.uint8))
 
 
-def test_map_of_another_aspect_is_refused():
-    with pytest.raises(ValueError, match='96, 128'):
-        ResizePlan(FIXED, (480, 640)).back(np.zeros((96, 96), np.float32))
+@pytest.mark.parametrize(('network_hw', 'map_hw'), [
+    ((228, 304), (128, 160)),  # FCRN
+    ((228, 304), (55, 74)),  # Eigen 2014
+    ((228, 304), (109, 147)),  # Eigen and Fergus 2015
+    ((96, 128), (96, 64)),
+    ((96, 128), (200, 130)),
+])
+@pytest.mark.parametrize('resize', ['stretch', 'pad'])
+@pytest.mark.parametrize('size_hw', [(480, 640), (120, 300)])
+def test_map_with_other_cells_than_squares_covers_the_input(network_hw, map_hw, resize, size_hw):
+    spec = InputSpec('image', 'uint8_nhwc', size_hw=network_hw, resize=resize)
+    plan = ResizePlan(spec, size_hw)
+    # affine in the network input's continuous coordinates, edge to edge
+    v, u = np.mgrid[0:map_hw[0], 0:map_hw[1]]
+    network_map = (2 * (u + 0.5) / map_hw[1] + 3 * (v + 0.5) / map_hw[0] + 1).astype(np.float32)
+    back = plan.back(network_map)
+    v0, u0, height, width = plan.window
+    v, u = np.mgrid[0:size_hw[0], 0:size_hw[1]]
+    net_u = u0 + (u + 0.5) / size_hw[1] * width  # continuous position in the network's input
+    net_v = v0 + (v + 0.5) / size_hw[0] * height
+    expected = 2 * net_u / network_hw[1] + 3 * net_v / network_hw[0] + 1
+    # bilinear repeats the outer half cell of a map
+    cell_v = network_hw[0] / map_hw[0] * size_hw[0] / height
+    cell_u = network_hw[1] / map_hw[1] * size_hw[1] / width
+    dv, du = int(np.ceil(cell_v)) + 1, int(np.ceil(cell_u)) + 1
+    np.testing.assert_allclose(back[dv:-dv, du:-du], expected[dv:-dv, du:-du], atol=2e-3)
+
+
+@pytest.mark.parametrize('shape', [(0, 96), (1, 96, 128), (96,)])
+def test_what_is_no_map_is_refused(shape):
+    with pytest.raises(ValueError, match=r'expected \(h, w\)'):
+        ResizePlan(FIXED, (480, 640)).back(np.zeros(shape, np.float32))
