@@ -1,4 +1,4 @@
-"""The bundled network: EfficientNet-Lite0 and a light decoder.
+"""The bundled network: EfficientNet-Lite (0 unless told otherwise) and a light decoder.
 
 Predicts log canonical depth at half resolution with four values a cell, which a pixel shuffle
 lays out at full resolution (Shi et al. 2016, arXiv:1609.05158): object borders keep the pixel
@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 
 from depth_node.training.networks.base import DepthNetwork
-from depth_node.training.networks.encoders.efficientnet_lite import EfficientNetLite0
+from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
 from torch.nn import functional
 
 # Per level from /32 to /2. Cost falls by four a level, so the fine levels are narrow.
 DECODER_CHANNELS = (128, 96, 64, 48, 32)
+ENCODERS = ('efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2')
 START_DEPTH_M = 2.0  # what an untrained head returns: the middle of an indoor scene, in log
 
 
@@ -46,13 +47,17 @@ class _Merge(nn.Module):
 
 
 class SmallDepthNet(DepthNetwork):
-    """EfficientNet-Lite0 pyramid, five-level decoder, pixel-shuffle head."""
+    """EfficientNet-Lite pyramid, five-level decoder, pixel-shuffle head."""
+
+    output_kind = 'canonical_depth'
 
     def __init__(
         self,
         *,
         size_hw: tuple[int, int] = (192, 256),
+        encoder: str = 'efficientnet_lite0',
         pretrained: bool = True,
+        encoder_weights: str | None = None,
         canonical_focal_px: float = 256.0,
         depth_range_m: tuple[float, float] = (0.1, 40.0),
     ) -> None:
@@ -60,22 +65,29 @@ class SmallDepthNet(DepthNetwork):
 
         Args:
             size_hw: training and export size, both divisible by 32.
+            encoder: one of ENCODERS; 1 and 2 are slower and know more.
             pretrained: start the encoder from ImageNet weights.
+            encoder_weights: a weights file for the encoder, instead of the package's.
             canonical_focal_px: focal length at `size_hw` for which the output is metric.
             depth_range_m: the output is clamped to this.
 
         Raises:
-            ValueError: a side is not divisible by 32, or the range is empty.
+            ValueError: a side is not divisible by 32, the range is empty, an unknown encoder, or
+                a weights file of another.
+            FileNotFoundError: the weights are not there.
         """
         super().__init__()
         if size_hw[0] % 32 or size_hw[1] % 32:
             raise ValueError(f'network size {size_hw}: both sides must be divisible by 32')
         if not 0 < depth_range_m[0] < depth_range_m[1]:
             raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
+        if encoder not in ENCODERS:
+            raise ValueError(f'encoder {encoder!r} of network small: expected one of {ENCODERS}')
         self.size_hw = (int(size_hw[0]), int(size_hw[1]))
+        self.output_hw = self.size_hw
         self.canonical_focal_px = float(canonical_focal_px)
         self.depth_range_m = (float(depth_range_m[0]), float(depth_range_m[1]))
-        self.encoder = EfficientNetLite0(pretrained=pretrained)
+        self.encoder = build_encoder(encoder, pretrained=pretrained, weights=encoder_weights)
         self.mean, self.std = self.encoder.mean, self.encoder.std
         levels = list(reversed(self.encoder.channels))
         widths = DECODER_CHANNELS

