@@ -67,14 +67,14 @@ def run(args: argparse.Namespace) -> int:
     parity = export_onnx(network, args.out)
     print(
         f'{args.out}: {args.out.stat().st_size / 1e6:.1f} MB; ONNX Runtime equals torch to '
-        f'{parity.max_rel:.1e} of the depth on {parity.pictures} pictures'
+        f'{parity.max_abs:.1e}, {parity.max_rel:.1e} of the depth, on {parity.pictures} pictures'
     )
     card = make_card(
         args.out,
         network,
         name=args.name or args.out.stem,
         licence=args.licence,
-        range_m=args.range_m or network.depth_range_m,
+        range_m=args.range_m,
         assumed_hfov_deg=args.assumed_hfov,
         provenance=_provenance(args, checkpoint),
     )
@@ -107,11 +107,9 @@ def summary(manifest: dict[str, Any]) -> dict[str, Any]:
         'train_s': manifest.get('train_s'),
         'steps': manifest.get('steps'),
         'pictures_seen': manifest.get('pictures_seen'),
-        'data': {
-            'frames': manifest['data']['frames'],
-            'sha256_of_names_and_sizes': manifest['data']['sha256_of_names_and_sizes'],
-        },
-        'loss': config['loss'],
+        'data': manifest['data']['train'],
+        'network': config['network'],
+        'objective': config['objective'],
         'optim': config['optim'],
         'batch_size': config['data']['batch_size'],
         'seed': config['run']['seed'],

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from depth_node.model_card import ModelCard
-    from depth_node.training.augment import Frame
+    from depth_node.training.datasets import DepthDataset
+    from depth_node.training.frame import Frame
     import numpy as np
     from numpy.typing import NDArray
 
@@ -30,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument('model', help='card name, card file or ONNX file with a card')
     parser.add_argument(
-        '--data', type=Path, required=True, help='data folder of rendered frames (train and val)'
+        '--data', type=Path, required=True, help='data folder with the splits train and val'
+    )
+    parser.add_argument(
+        '--kind', default='rendered', help='of the data set, see depth-node data check (rendered)'
     )
     parser.add_argument(
         '--out',
@@ -60,37 +64,39 @@ def run(args: argparse.Namespace) -> int:
     from depth_node.export.card import with_int8
     from depth_node.export.quantize import quantize_onnx
     from depth_node.model_card import ModelCard
-    from depth_node.training.datasets import fingerprint
+    from depth_node.training.datasets import open_dataset
 
     card = ModelCard.load(args.model)
     source = card.verify_file('fp32')
     target = args.out or source.with_name(f'{source.stem}.int8.onnx')
-    pictures = [frame.rgb for frame in _frames(args.data, 'train', args.frames, card)]
+    data = open_dataset(args.kind, args.data, 'train')
+    pictures = [frame.rgb for frame in _frames(data, args.frames, card)]
     quantize_onnx(source, target, pictures)
     provenance: dict[str, Any] = {
         'command': portable(['depth-node', *sys.argv[1:]]),
         'method': 'onnxruntime static QDQ, u8s8 per channel, MinMax; stem, first block and head '
         'in float',
         'calibration_frames': len(pictures),
-        'data_sha256_of_names_and_sizes': fingerprint(args.data)['sha256_of_names_and_sizes'],
+        'data': data.fingerprint(),
     }
     card = with_int8(card, target, provenance)
-    scores = _measure(card, _frames(args.data, 'val', args.val_frames, card))
-    provenance['rendered_val_abs_rel'] = scores
+    validation = open_dataset(args.kind, args.data, 'val')
+    scores = _measure(card, _frames(validation, args.val_frames, card))
+    provenance['val_abs_rel'] = scores
     card = replace(card, provenance={**card.provenance, 'int8': provenance})
     print(
-        f'{target}: {target.stat().st_size / 1e6:.1f} MB; AbsRel on rendered validation frames: '
+        f'{target}: {target.stat().st_size / 1e6:.1f} MB; AbsRel on validation frames: '
         + ', '.join(f'{name} {value:.4f}' for name, value in scores.items())
     )
     print(f'{card.save()}: written')
     return 0
 
 
-def _frames(root: Path, split: str, count: int, card: ModelCard) -> list[Frame]:
-    """Read evenly spread frames of a split at the network's size."""
+def _frames(data: DepthDataset, count: int, card: ModelCard) -> list[Frame]:
+    """Read evenly spread frames of a data set at the network's size."""
     from depth_node.cli import CommandError
     from depth_node.training.augment import fit
-    from depth_node.training.datasets.rendered import RenderedFrames, read_frame
+    import numpy as np
 
     size_hw = card.input.size_hw
     if size_hw is None or card.input.layout != 'uint8_nhwc':
@@ -98,14 +104,18 @@ def _frames(root: Path, split: str, count: int, card: ModelCard) -> list[Frame]:
             f'model {card.name}: only networks of a fixed size that take uint8 '
             'pictures can be quantised; export it with: depth-node export'
         )
-    data = RenderedFrames(root, split, size_hw, limit=count)
-    return [fit(read_frame(files), size_hw) for files in data.files]
+    chosen = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
+    return [fit(data.read(int(index)), size_hw) for index in chosen]
 
 
 def _measure(card: ModelCard, frames: list[Frame]) -> dict[str, float]:
-    """Mean metric AbsRel per precision and backend on frames at network size."""
+    """Mean AbsRel per precision and backend on frames at network size.
+
+    Metric, or after affine alignment where the output is relative.
+    """
+    import cv2
     from depth_node.backends import BackendError, open_backend
-    from depth_node.evaluation.metrics import abs_rel
+    from depth_node.evaluation.metrics import ErrorSums, align_affine
     from depth_node.postprocess import as_map, to_depth
     import numpy as np
 
@@ -125,6 +135,9 @@ def _measure(card: ModelCard, frames: list[Frame]) -> dict[str, float]:
             for frame in frames:
                 raw = as_map(backend.run(frame.rgb[None])[card.output.name])
                 depth: NDArray[np.float32] = to_depth(raw, card.output, frame.camera)
-                errors.append(abs_rel(depth, frame.depth))
+                at_truth = cv2.resize(depth, frame.depth.shape[::-1])
+                if not card.output.metric:
+                    at_truth = align_affine(at_truth, frame.depth).depth
+                errors.append(ErrorSums.of(at_truth, frame.depth).abs_rel)
         scores[f'{name} {precision}'] = round(float(np.nanmean(errors)), 4)
     return scores

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depth_node.export.onnx import INPUT_NAME, OUTPUT_NAME, ExportError
+from depth_node.export.onnx import ExportError
 from depth_node.model_card import (
     CheckSpec,
     FileSpec,
-    InputSpec,
     ModelCard,
-    OutputSpec,
     check_input,
     file_sha256,
     statistics_of,
 )
+from depth_node.training.networks.card import INPUT_NAME, OUTPUT_NAME, input_spec, output_spec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,7 +35,7 @@ def make_card(
     *,
     name: str,
     licence: str,
-    range_m: tuple[float, float],
+    range_m: tuple[float, float] | None,
     assumed_hfov_deg: float | None,
     provenance: dict[str, Any],
 ) -> ModelCard:
@@ -48,30 +46,19 @@ def make_card(
         network: what was exported.
         name: the card's name.
         licence: SPDX identifier of the weights.
-        range_m: metric depths that training covered.
+        range_m: metric depths that training covered; None means what the network can return.
         assumed_hfov_deg: field of view taken for a camera without calibration; None means that
             of the canonical camera.
         provenance: plain values.
     """
-    if assumed_hfov_deg is None:
-        half = network.size_hw[1] / 2 / network.canonical_focal_px
-        assumed_hfov_deg = round(math.degrees(2 * math.atan(half)), 1)
     values = run_file(onnx_file, check_input(CHECK_SEED, network.size_hw)[0])
     mean, std, percentiles = statistics_of(values)
     return ModelCard(
         name=name,
         path=onnx_file.with_suffix('.yaml').absolute(),
         licence=licence,
-        input=InputSpec(
-            name=INPUT_NAME, layout='uint8_nhwc', size_hw=network.size_hw, resize='stretch'
-        ),
-        output=OutputSpec(
-            name=OUTPUT_NAME,
-            kind='canonical_depth',
-            range_m=range_m,
-            canonical_focal_px=network.canonical_focal_px,
-            assumed_hfov_deg=assumed_hfov_deg,
-        ),
+        input=input_spec(network),
+        output=output_spec(network, range_m=range_m, assumed_hfov_deg=assumed_hfov_deg),
         precisions={'fp32': FileSpec(onnx_file.absolute(), file_sha256(onnx_file))},
         check=CheckSpec(
             seed=CHECK_SEED,

@@ -8,7 +8,8 @@ from pathlib import Path
 import tempfile
 from typing import TYPE_CHECKING
 
-from depth_node.export.onnx import INPUT_NAME, IR_VERSION, ExportError
+from depth_node.export.onnx import IR_VERSION, ExportError
+from depth_node.training.networks.card import INPUT_NAME
 import numpy as np
 from numpy.typing import NDArray
 

@@ -31,6 +31,7 @@ def tiny(root: Path, folder: Path, **run) -> TrainConfig:
     return config_from_dict({
         'network': {'name': 'small', 'options': {'size_hw': [32, 64], 'pretrained': False}},
         'data': {'root': str(root), 'batch_size': 4, 'workers': 0},
+        'optim': {'ema_decay': 0.9, 'freeze_encoder_norms': True},
         'run': {'folder': str(folder), 'max_steps': 4, 'val_every_steps': 2, 'guard_step': 0,
                 'threads': 1, **run},
     })  # fmt: skip
@@ -42,7 +43,9 @@ def test_a_run_writes_its_files_and_resumes_its_step_count(frames_root, tmp_path
     manifest = train(config, progress_bar=False)
     assert manifest['steps'] == 4
     assert manifest['pictures_seen'] == 16
-    assert manifest['data']['frames'] == {'train': 8, 'val': 2, 'test': 1}
+    assert manifest['data']['train']['frames'] == 8
+    assert manifest['data']['val']['frames'] == 2
+    assert 'rendered' in manifest['data']['truth']
     assert set(manifest['final']) >= {'val/abs_rel', 'val/delta1'}
     assert json.loads((folder / 'manifest.json').read_text())['config'] == json.loads(
         json.dumps(config.to_dict())
@@ -74,7 +77,7 @@ def test_init_takes_weights_and_starts_counting_anew(frames_root, tmp_path):
     train(tiny(frames_root, tmp_path / 'a', max_steps=2), progress_bar=False)
     start = network_of(read_checkpoint(tmp_path / 'a/last.ckpt')).state_dict()
     config = tiny(frames_root, tmp_path / 'b', max_steps=1)
-    frozen = replace(config, optim=replace(config.optim, encoder_lr=0.0, decoder_lr=0.0))
+    frozen = replace(config, optim=replace(config.optim, lr=1e-30, weight_decay=0.0))
     manifest = train(frozen, init=tmp_path / 'a/last.ckpt', progress_bar=False)
     assert manifest['steps'] == 1
     assert manifest['start']['kind'] == 'init'
@@ -101,7 +104,7 @@ def test_nothing_to_resume_is_said(frames_root, tmp_path):
 def test_fewer_frames_than_a_batch_are_refused(frames_root, tmp_path):
     config = tiny(frames_root, tmp_path / 'run')
     config = replace(config, data=replace(config.data, batch_size=9))
-    with pytest.raises(RunError, match='8 frames are fewer than one batch of 9'):
+    with pytest.raises(RunError, match='8 frames are fewer than one step of 9'):
         train(config, progress_bar=False)
 
 

@@ -41,7 +41,7 @@ def test_from_frames_to_a_card(frames_root, tmp_path, capsys):
     assert card.name == 'tiny'
     assert card.output.range_m == (0.3, 6.0)
     assert card.output.assumed_hfov_deg == 70.0
-    assert card.provenance['training']['data']['frames']['train'] == 8
+    assert card.provenance['training']['data']['frames'] == 8
     assert card.provenance['training']['pictures_seen'] == 4
     assert str(tmp_path) not in json.dumps(card.to_dict())
 
@@ -49,7 +49,7 @@ def test_from_frames_to_a_card(frames_root, tmp_path, capsys):
     assert 'AbsRel' in capsys.readouterr().out
     card = ModelCard.load(model)
     assert card.verify_file('int8').name == 'tiny.int8.onnx'
-    scores = card.provenance['int8']['rendered_val_abs_rel']
+    scores = card.provenance['int8']['val_abs_rel']
     assert scores['onnxruntime int8'] == pytest.approx(scores['onnxruntime fp32'], abs=0.05)
 
 
