@@ -118,7 +118,7 @@ def train(
     if progress_bar:
         callbacks.append(TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100))
     loggers: list[Logger] = [
-        CSVLogger(folder, name='', version='csv'),
+        CSVLogger(folder, name='', version=_unused(folder, 'csv')),
         TensorBoardLogger(folder, name='', version='tensorboard'),
     ]
     with warnings.catch_warnings():
@@ -165,6 +165,14 @@ def train(
     if first:
         _write_json(folder / 'manifest.json', manifest)
     return manifest
+
+
+def _unused(folder: Path, name: str) -> str:
+    """Name a log folder that is not there yet: a resumed run must not overwrite the first log."""
+    number = 1
+    while (folder / (name if number == 1 else f'{name}-{number}')).exists():
+        number += 1
+    return name if number == 1 else f'{name}-{number}'
 
 
 def _is_better(score: float, best: torch.Tensor | None, mode: str) -> bool:
@@ -230,6 +238,9 @@ class FrameData(lightning.LightningDataModule):
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _batches_done(self) -> int:
+        return self.trainer.global_step * self.config.run.accumulate if self.trainer else 0
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this process's share of the shuffled training frames."""
         data = self.config.data
@@ -243,7 +254,14 @@ class FrameData(lightning.LightningDataModule):
         return DataLoader(
             frames,
             batch_size=data.batch_size,
-            sampler=SeededSampler(len(frames), self.config.run.seed, rank=rank, world=world),
+            sampler=SeededSampler(
+                len(frames),
+                self.config.run.seed,
+                data.batch_size,
+                rank=rank,
+                world=world,
+                batches_done=self._batches_done,
+            ),
             num_workers=data.workers,
             drop_last=True,
             persistent_workers=data.workers > 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from depth_node.training.augment import Augmenter, fit
@@ -163,35 +163,52 @@ def collate_frames(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 class SeededSampler(Sampler[tuple[int, int]]):
-    """Shuffled (index, seed) keys: the same run seed and epoch give the same pictures.
+    """Shuffled (index, seed) keys that depend on the run's seed and step count alone.
 
     The seed of a draw travels with its index, so that neither the number of loader workers nor
     their order changes what the network sees. With several processes each takes every
-    `world`-th key: together their batches hold what one process with the larger batch sees.
+    `world`-th key: together their batches hold what one process with the larger batch sees. A
+    resumed run goes on with the very pictures that come next, in the middle of an epoch too.
     """
 
-    def __init__(self, length: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
-        """Sample `length` frames once an epoch, shared by `world` processes."""
-        self._length, self._seed, self._epoch = length, seed, 0
-        self._rank, self._world = rank, world
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        batches_done: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Sample `length` frames once an epoch, shared by `world` processes.
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls this."""
-        self._epoch = epoch
+        Args:
+            length: frames in the data set.
+            seed: of the run.
+            batch_size: keys a batch and process; an epoch has whole batches only.
+            rank: of this process.
+            world: number of processes.
+            batches_done: asked at the start of an iteration, where to go on.
+        """
+        self._length, self._seed, self._batch_size = length, seed, batch_size
+        self._rank, self._world, self._batches_done = rank, world, batches_done
+        self._batches = length // (world * batch_size)  # an epoch
 
     def __len__(self) -> int:
         """Keys an epoch and process."""
-        return self._length // self._world
+        return self._batches * self._batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield this process's keys of the current epoch."""
-        rng = np.random.default_rng((self._seed, self._epoch))
+        """Yield this process's keys, to the end of the epoch in which the run is."""
+        epoch, batch = divmod(self._batches_done(), max(1, self._batches))
+        rng = np.random.default_rng((self._seed, epoch))
         seeds = rng.integers(0, 2**62, self._length)
         order = rng.permutation(self._length)
-        end = len(self) * self._world  # all processes take the same number of steps
-        for index, seed in zip(
-            order[self._rank : end : self._world],
-            seeds[self._rank : end : self._world],
-            strict=True,
-        ):
+        mine = slice(
+            batch * self._batch_size * self._world + self._rank,
+            len(self) * self._world,  # all processes take the same number of steps
+            self._world,
+        )
+        for index, seed in zip(order[mine], seeds[mine], strict=True):
             yield int(index), int(seed)

@@ -57,22 +57,28 @@ def test_a_draw_depends_on_its_key_only(frames_root):
     assert not torch.equal(a['rgb'], other['rgb'])
 
 
-def test_sampler_repeats_for_an_epoch_and_changes_with_it():
-    sampler = SeededSampler(50, seed=3)
+def test_sampler_repeats_for_a_step_and_changes_with_the_epoch():
+    done = 0
+    sampler = SeededSampler(50, 3, 5, batches_done=lambda: done)
     first = list(sampler)
     assert list(sampler) == first
     assert sorted(index for index, _ in first) == list(range(50))
     assert len({seed for _, seed in first}) == 50
-    sampler.set_epoch(1)
-    assert list(sampler) != first
+    done = 10
+    second = list(sampler)
+    assert second != first
+    assert sorted(index for index, _ in second) == list(range(50))
+    done = 13  # in the middle of the second epoch
+    assert list(sampler) == second[15:]
 
 
 @pytest.mark.parametrize('length', [48, 53])
 def test_processes_together_see_the_batches_of_one(length):
-    one = list(SeededSampler(length, seed=5))
-    shares = [list(SeededSampler(length, seed=5, rank=rank, world=3)) for rank in range(3)]
-    assert {len(share) for share in shares} == {length // 3}
-    for step in range(length // 3 // 4):
+    one = list(SeededSampler(length, 5, 12))
+    shares = [list(SeededSampler(length, 5, 4, rank=rank, world=3)) for rank in range(3)]
+    assert {len(share) for share in shares} == {length // 12 * 4}
+    assert len(one) == length // 12 * 12
+    for step in range(length // 12):
         together = {key for share in shares for key in share[4 * step : 4 * step + 4]}
         assert together == set(one[12 * step : 12 * step + 12])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -181,17 +182,12 @@ def test_plateau_lowers_the_rate_after_its_patience():
     made = task({'schedule': 'plateau', 'plateau_patience': 1, 'plateau_factor': 0.5,
                  'plateau_min_share': 0.3})  # fmt: skip
 
-    class Trainer:
-        callback_metrics: dict = {}
-
-        class state:  # noqa: N801
-            fn = 'fit'
-
+    trainer = SimpleNamespace(callback_metrics={}, state=SimpleNamespace(fn='fit'))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DepthTask, 'trainer', Trainer, raising=False)
+        patch.setattr(DepthTask, 'trainer', trainer, raising=False)
         shares = []
         for score in (0.5, 0.4, 0.4, 0.45, 0.39, 0.5, 0.5, 0.5, 0.5):
-            Trainer.callback_metrics = {'val/abs_rel': torch.tensor(score)}
+            trainer.callback_metrics = {'val/abs_rel': torch.tensor(score)}
             made.on_validation_end()
             shares.append(made._plateau_share)
     assert shares == [1, 1, 1, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3]
