@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 import json
+import logging
 import math
 import os
 from pathlib import Path
@@ -19,12 +20,14 @@ from typing import Any
 import warnings
 
 import cv2
+from depth_node.model_card import FileSpec, ModelCard, file_sha256
 from depth_node.training.augment import Augmenter
 from depth_node.training.checkpoints import network_of, read_checkpoint
 from depth_node.training.config import TrainConfig
 from depth_node.training.datasets import open_dataset
 from depth_node.training.loading import FrameTensors, SeededSampler, collate_frames
-from depth_node.training.networks import build_network, untrained
+from depth_node.training.networks import DepthNetwork, build_network, untrained
+from depth_node.training.networks.card import input_spec, output_spec
 from depth_node.training.tasks import DepthTask
 import lightning
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
@@ -121,6 +124,7 @@ def train(
         CSVLogger(folder, name='', version=_unused(folder, 'csv')),
         TensorBoardLogger(folder, name='', version='tensorboard'),
     ]
+    logging.getLogger('lightning.pytorch.utilities.rank_zero').setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', module='lightning')
         trainer = lightning.Trainer(
@@ -164,7 +168,31 @@ def train(
     )
     if first:
         _write_json(folder / 'manifest.json', manifest)
+        for checkpoint in (folder / BEST, last):
+            if checkpoint.is_file():
+                checkpoint_card(checkpoint, task.judged, manifest).save()
     return manifest
+
+
+def checkpoint_card(
+    checkpoint: Path, network: DepthNetwork, manifest: dict[str, Any]
+) -> ModelCard:
+    """Describe a checkpoint in the words of a model card, which stands beside it, not yet saved.
+
+    It says what goes in and what comes out; `depth-node export` makes the file that runs on a
+    robot, with its own card.
+    """
+    kept = ('command', 'commit', 'started', 'finished', 'steps', 'pictures_seen', 'data', 'start')
+    return ModelCard(
+        name=f'{checkpoint.parent.name}-{checkpoint.stem}',
+        path=checkpoint.with_suffix('.yaml').absolute(),
+        licence='not stated',
+        input=input_spec(network),
+        output=output_spec(network),
+        precisions={'fp32': FileSpec(checkpoint.absolute(), file_sha256(checkpoint))},
+        metrics={'validation': manifest['final']} if 'final' in manifest else {},
+        provenance={key: manifest[key] for key in kept if manifest.get(key) is not None},
+    )
 
 
 def _unused(folder: Path, name: str) -> str:

@@ -16,12 +16,14 @@ torch = pytest.importorskip('torch')
 pytest.importorskip('lightning')
 pytest.importorskip('tensorboard')
 
+from depth_node.model_card import ModelCard  # noqa: E402
 from depth_node.training.checkpoints import (  # noqa: E402
     CheckpointError,
     network_of,
     read_checkpoint,
 )
 from depth_node.training.config import TrainConfig, config_from_dict  # noqa: E402
+from depth_node.training.datasets import DatasetError  # noqa: E402
 from depth_node.training.fit import RunError, train  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore::Warning:lightning', 'ignore::UserWarning')
@@ -54,7 +56,10 @@ def test_a_run_writes_its_files_and_resumes_its_step_count(frames_root, tmp_path
         '000002.png',
         '000004.png',
     ]
-    assert (folder / 'best.ckpt').is_file()
+    card = ModelCard.load(folder / 'best.yaml')
+    assert card.verify_file('fp32') == folder / 'best.ckpt'
+    assert card.output.kind == 'canonical_depth'
+    assert card.metrics['validation'] == manifest['final']
     rows = (folder / 'csv/metrics.csv').read_text().splitlines()
     assert 'val/abs_rel' in rows[0]
     assert len(rows) >= 5
@@ -85,6 +90,45 @@ def test_init_takes_weights_and_starts_counting_anew(frames_root, tmp_path):
     assert torch.equal(after['head.weight'], start['head.weight'])
     name = 'encoder._bn0.running_mean'
     assert torch.equal(after[name], start[name])  # the encoder's statistics are frozen
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(frames_root, tmp_path):
+    config = tiny(frames_root, tmp_path / 'run', max_steps=50, val_every_steps=1,
+                  early_stop_validations=2)  # fmt: skip
+    still = replace(config, optim=replace(config.optim, lr=1e-30, weight_decay=0.0, ema_decay=0.0,
+                                          warmup_steps=0))  # fmt: skip
+    manifest = train(still, progress_bar=False)
+    # Batch statistics still move, so it may be lucky once or twice; it must not go on to 50.
+    assert manifest['steps'] < 40
+    assert not manifest['interrupted']
+
+
+def test_mixed_precision_and_accumulation_run(frames_root, tmp_path):
+    config = tiny(frames_root, tmp_path / 'run', max_steps=2, precision='bf16-mixed', accumulate=2)
+    config = replace(config, data=replace(config.data, batch_size=2))
+    manifest = train(config, progress_bar=False)
+    assert (manifest['steps'], manifest['pictures_seen']) == (2, 8)
+    weights = read_checkpoint(tmp_path / 'run/last.ckpt')['state_dict']
+    assert weights['network.head.weight'].dtype == torch.float32
+
+
+def test_unreadable_frames_are_counted_in_log_and_manifest(frames_root, tmp_path):
+    (frames_root / 'train/room-000001/001.jpg').write_bytes(b'')
+    config = tiny(frames_root, tmp_path / 'a')
+    with pytest.raises(DatasetError, match=r'001\.jpg'):
+        train(config, progress_bar=False)
+    config = tiny(frames_root, tmp_path / 'b')
+    manifest = train(
+        replace(config, data=replace(config.data, max_broken=1)), progress_bar=False
+    )
+    assert manifest['skipped_frames'] == 2  # two epochs
+    assert 'train/skipped_frames' in (tmp_path / 'b/csv/metrics.csv').read_text()
+
+
+def test_canonical_depth_needs_a_camera(frames_root, tmp_path, monkeypatch):
+    monkeypatch.setattr('depth_node.training.datasets.rendered.Rendered.has_camera', False)
+    with pytest.raises(RunError, match='needs K, which data set rendered does not have'):
+        train(tiny(frames_root, tmp_path / 'run'), progress_bar=False)
 
 
 def test_the_time_limit_ends_a_run(frames_root, tmp_path):
