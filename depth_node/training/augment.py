@@ -289,34 +289,22 @@ class Augmenter:
 def nearer(frame: Frame, share: float) -> Frame:
     """Read an enlarged picture as one of a scene `share` times nearer, by the first camera.
 
-    The same pixels: depth and translations are divided by `share`, and so is the focal length
-    that the enlargement had multiplied.
+    The same pixels: depth is divided by `share`, and so is the focal length that the enlargement
+    had multiplied. Points keep their distance from the optical axis, so this is no motion of the
+    camera, and other views of the scene cannot follow.
+
+    Raises:
+        ValueError: the frame has views.
     """
-    def divided(camera: Camera) -> Camera:
-        return replace(camera, fx=camera.fx / share, fy=camera.fy / share)
-
-    def shorter(pose: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-        if pose is None:
-            return None
-        pose = pose.copy()
-        pose[:3, 3] /= share
-        return pose
-
-    views = tuple(
-        replace(
-            view,
-            camera=divided(view.camera),
-            depth=None if view.depth is None else view.depth / np.float32(share),
-            view_from_frame=shorter(view.view_from_frame),
+    if frame.views:
+        raise ValueError(
+            'augment.scale_depth is for single pictures: no camera motion explains it, so the '
+            'other views would contradict it; set it to false'
         )
-        for view in frame.views
-    )
-    return replace(
-        frame,
-        depth=frame.depth / np.float32(share),
-        camera=None if frame.camera is None else divided(frame.camera),
-        views=views,
-    )
+    camera = frame.camera
+    if camera is not None:
+        camera = replace(camera, fx=camera.fx / share, fy=camera.fy / share)
+    return replace(frame, depth=frame.depth / np.float32(share), camera=camera)
 
 
 def _tone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import math
 
 import numpy as np
@@ -13,11 +14,11 @@ from depth_node.camera import Camera
 from depth_node.training.augment import (
     Augmenter,
     AugmentSettings,
-    Frame,
     fit,
     photometric,
     warp,
 )
+from depth_node.training.frame import Frame, Pairs, View
 
 CAMERA = Camera((90, 130), 110.0, 95.0, 61.0, 47.5)  # H != W, fx != fy, off-centre
 NORMAL, OFFSET = np.array([0.2, -0.5, 0.9]), 2.0  # the plane NORMAL . X = OFFSET
@@ -148,3 +149,151 @@ def test_wrong_settings_are_named():
         AugmentSettings.from_dict({'zoom': [0.5, 1]})
     with pytest.raises(ValueError, match='ascending'):
         AugmentSettings.from_dict({'gamma': [2.0, 1.0]})
+
+
+# --- what else a frame knows moves with it
+
+def depth_of_plane(camera: Camera, normal: np.ndarray, offset: float) -> np.ndarray:
+    v, u = np.mgrid[: camera.size_hw[0], : camera.size_hw[1]].astype(np.float64)
+    rays = np.stack(
+        [(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones_like(u)], -1
+    )
+    return (offset / (rays @ normal)).astype(np.float32)
+
+
+def full_frame() -> Frame:
+    """The plane seen by two cameras that are turned against each other, with all that is known."""
+    frame = plane_frame()
+    angle = 0.05
+    pose = np.eye(4)
+    pose[:3, :3] = [[math.cos(angle), 0, math.sin(angle)], [0, 1, 0],
+                    [-math.sin(angle), 0, math.cos(angle)]]  # fmt: skip
+    pose[:3, 3] = [-0.3, 0.05, 0.02]
+    # n . X = o, X' = R X + t  =>  (R n) . X' = o + (R n) . t
+    normal = pose[:3, :3] @ NORMAL
+    other = Camera(CAMERA.size_hw, 100.0, 105.0, 70.0, 40.0)
+    depth = depth_of_plane(other, normal, OFFSET + normal @ pose[:3, 3])
+    rng = np.random.default_rng(8)
+    uv = np.stack([rng.integers(0, 130, 200), rng.integers(0, 90, 200),
+                   rng.integers(0, 130, 200), rng.integers(0, 90, 200)], -1)  # fmt: skip
+    difference = frame.depth[uv[:, 1], uv[:, 0]] - frame.depth[uv[:, 3], uv[:, 2]]
+    clear = np.abs(difference) > 0.1
+    facing = -NORMAL / np.linalg.norm(NORMAL)
+    return replace(
+        frame,
+        rel_inv_depth=1 / frame.depth,
+        normals=np.broadcast_to(facing, (90, 130, 3)).astype(np.float32),
+        labels=(frame.depth * 10).astype(np.int32),
+        ordinal=np.where(frame.depth > 2, 2, 1).astype(np.int8),
+        sky=frame.depth > 2.5,
+        pairs=Pairs(uv[clear].astype(np.float32), np.sign(difference[clear]).astype(np.int8)),
+        views=(View(frame.rgb, other, pose, depth, 'right'),),
+    )
+
+
+@pytest.mark.parametrize('mirror', [False, True])
+@pytest.mark.parametrize('roll', [0.0, 0.09])
+def test_trap_24_the_other_view_stays_where_it_was(mirror, roll):
+    """A mirrored stereo pair has its second eye on the other side, with cx mirrored too."""
+    frame = warp(full_frame(), (64, 96), crop=(15.0, 10.0, 100.0, 70.0), mirror=mirror,
+                 roll_rad=roll)  # fmt: skip
+    view = frame.views[0]
+    assert (view.view_from_frame[0, 3] > 0) == mirror
+    np.testing.assert_allclose(
+        view.view_from_frame[:3, :3] @ view.view_from_frame[:3, :3].T, np.eye(3), atol=1e-9
+    )
+    points, _ = points_of(frame)
+    moved = points @ view.view_from_frame[:3, :3].T + view.view_from_frame[:3, 3]
+    u = moved[:, 0] / moved[:, 2] * view.camera.fx + view.camera.cx
+    v = moved[:, 1] / moved[:, 2] * view.camera.fy + view.camera.cy
+    column, row = np.rint(u).astype(int), np.rint(v).astype(int)
+    seen = (column >= 0) & (column < 96) & (row >= 0) & (row < 64)
+    assert seen.mean() > 0.5
+    there = view.depth[row[seen], column[seen]]
+    known = there > 0
+    assert known.mean() > 0.9
+    error = np.abs(there - moved[seen, 2])[known] / there[known]
+    assert error.max() < 3 * BOUND  # two nearest pixels, and a third rounding
+
+
+@pytest.mark.parametrize('mirror', [False, True])
+def test_trap_25_normals_turn_and_mirror_with_the_picture(mirror):
+    frame = warp(full_frame(), (90, 130), mirror=mirror, roll_rad=0.08)
+    points, _ = points_of(frame)
+    fitted = np.linalg.lstsq(points, np.ones(len(points)), rcond=None)[0]
+    fitted /= -np.linalg.norm(fitted)  # towards the camera, as `full_frame` has it
+    inside = frame.normals[frame.depth > 0]
+    np.testing.assert_allclose(np.linalg.norm(inside, axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(inside.mean(0), fitted, atol=2e-3)
+    assert (np.sign(inside[0, 0]) > 0) == (fitted[0] > 0)
+
+
+def test_maps_move_together_and_say_what_is_outside():
+    frame = warp(full_frame(), (60, 100), crop=(-10.0, 5.0, 90.0, 70.0), roll_rad=0.1)
+    known = frame.depth > 0
+    assert 0.3 < known.mean() < 1
+    np.testing.assert_array_equal(frame.labels[known], (frame.depth[known] * 10).astype(int))
+    np.testing.assert_array_equal(frame.ordinal[known], np.where(frame.depth[known] > 2, 2, 1))
+    np.testing.assert_array_equal(frame.sky[known], frame.depth[known] > 2.5)
+    np.testing.assert_allclose(frame.rel_inv_depth[known], 1 / frame.depth[known])
+    assert (frame.labels[~known] == -1).all()
+    assert (frame.ordinal[~known] == 0).all()
+    assert not frame.sky[~known].any()
+    assert np.isnan(frame.rel_inv_depth[~known]).all()
+    assert (frame.normals[~known] == 0).all()
+
+
+@pytest.mark.parametrize('mirror', [False, True])
+def test_pairs_point_at_the_same_things(mirror):
+    before = full_frame()
+    frame = warp(before, (64, 96), crop=(15.0, 10.0, 100.0, 70.0), mirror=mirror, roll_rad=0.05)
+    uv = np.rint(frame.pairs.uv).astype(int)
+    assert 50 < len(uv) < len(before.pairs.uv)
+    assert (uv >= 0).all()
+    assert (uv[:, [0, 2]] < 96).all()
+    assert (uv[:, [1, 3]] < 64).all()
+    a, b = frame.depth[uv[:, 1], uv[:, 0]], frame.depth[uv[:, 3], uv[:, 2]]
+    known = (a > 0) & (b > 0)
+    np.testing.assert_array_equal(np.sign(a - b)[known], frame.pairs.relation[known])
+
+
+def test_trap_24_zooming_with_a_fixed_camera_divides_depth():
+    settings = AugmentSettings(
+        zoom=(1.4, 1.4), aspect=(1.0, 1.0), roll_deg=0.0, mirror=0.0, scale_depth=True
+    )
+    plain = replace(settings, scale_depth=False)
+    source = plane_frame()
+    near = Augmenter(settings)(source, (64, 96), np.random.default_rng(3))
+    told = Augmenter(plain)(source, (64, 96), np.random.default_rng(3))
+    np.testing.assert_array_equal(near.rgb, told.rgb)
+    np.testing.assert_allclose(near.depth * 1.4, told.depth, rtol=1e-6)
+    whole = fit(source, (64, 96)).camera
+    assert near.camera.fx == pytest.approx(whole.fx)
+    assert near.camera.fy == pytest.approx(whole.fy)
+    assert told.camera.fx == pytest.approx(1.4 * whole.fx)
+    with pytest.raises(ValueError, match='scale_depth is for single pictures'):
+        Augmenter(settings)(full_frame(), (64, 96), np.random.default_rng(3))
+
+
+def test_views_share_the_change_of_light():
+    settings = AugmentSettings(zoom=(1.0, 1.0), aspect=(1.0, 1.0), roll_deg=0.0, mirror=0.0,
+                               noise=1.0, blur=1.0, jpeg=1.0)  # fmt: skip
+    source = full_frame()  # its view has the same picture
+    drawn = Augmenter(settings)(source, (90, 130), np.random.default_rng(2))
+    np.testing.assert_array_equal(drawn.rgb, drawn.views[0].rgb)
+    assert not np.array_equal(drawn.rgb, source.rgb)
+
+
+def test_channels_are_swapped_and_nothing_else():
+    quiet = AugmentSettings(blur=0, noise=0, jpeg=0, grey=0, channel_swap=1.0, exposure=(1, 1),
+                            gamma=(1, 1), white_balance=1.0, saturation=(1, 1))  # fmt: skip
+    rgb = np.dstack([np.full((4, 5), value, np.uint8) for value in (10, 20, 30)])
+    orders = {tuple(photometric(rgb, quiet, np.random.default_rng(seed))[0, 0])
+              for seed in range(60)}  # fmt: skip
+    assert len(orders) == 6
+    assert all(sorted(order) == [10, 20, 30] for order in orders)
+
+
+def test_a_frame_without_camera_stays_without():
+    bare = replace(plane_frame(), camera=None)
+    assert warp(bare, (64, 96), mirror=True, roll_rad=0.1).camera is None
