@@ -176,6 +176,14 @@ def clean_depth(
     with np.errstate(invalid='ignore'):
         known = np.isfinite(depth) & (depth > 0) & (depth <= far)
     if not known.any():
+        with np.errstate(invalid='ignore'):
+            beyond = np.isfinite(depth) & (depth > far)
+        if beyond.any():
+            raise DatasetError(
+                f'{path}: all depth is beyond {far:g} m, its median is '
+                f'{np.median(depth[beyond]):.4g} m; is the file in another unit (millimetres read '
+                'as metres)?'
+            )
         raise DatasetError(f'{path}: no pixel of known depth; remove the frame')
     if metric:
         median = float(np.median(depth[known]))
