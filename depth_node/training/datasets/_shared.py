@@ -154,7 +154,7 @@ def load_mat(path: Path, names: Sequence[str]) -> dict[str, Any]:
 
 def missing(module: str, path: Path, error: ModuleNotFoundError) -> ModuleNotFoundError:
     """Say what a package is needed for; an error within an installed package stays as it is."""
-    if error.name != module:
+    if (error.name or '').partition('.')[0] != module:
         return error
     return ModuleNotFoundError(
         f'{path} is read by the Python package {module!r}, which is not installed; '
