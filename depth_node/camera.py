@@ -286,6 +286,19 @@ class Rectifier:
                   cv2.BORDER_CONSTANT)
         return self._buffer
 
+    def nearest(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a rectified (H, W) image whose values must not be mixed, such as depth.
+
+        0 outside of the raw image.
+
+        Raises:
+            ValueError: the image has another size than the camera.
+        """
+        if image.shape != self.source.size_hw:
+            raise ValueError(f'rectify: image {image.shape}, camera {self.source.size_hw}')
+        return np.asarray(cv2.remap(image, self._maps[0], self._maps[1], cv2.INTER_NEAREST,
+                                    None, cv2.BORDER_CONSTANT), np.float32)
+
 
 def _matrix(fx: float, fy: float, cx: float, cy: float) -> NDArray[np.float64]:
     return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])

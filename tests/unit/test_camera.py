@@ -133,9 +133,30 @@ def test_rectifier_marks_pixels_outside_of_the_raw_image():
     assert (rectifier(np.full((120, 160, 3), 200, np.uint8))[~rectifier.valid] < 200).all()
 
 
+def test_rectified_depth_is_one_of_the_raw_values_there():
+    camera = lens('plumb_bob')
+    height, width = camera.size_hw
+    v, u = np.mgrid[:height, :width].astype(np.float32)
+    rectifier = Rectifier(camera)
+    raw_u, raw_v = rectifier.nearest(u), rectifier.nearest(v)
+    assert (raw_u == np.rint(raw_u)).all()
+    flat = rectifier.camera
+    pixels = np.array([(40, 30), (300, 200), (60, 190), (250, 45)])
+    rays = np.column_stack([(pixels[:, 0] - flat.cx) / flat.fx,
+                            (pixels[:, 1] - flat.cy) / flat.fy, np.ones(len(pixels))])
+    for (column, row), (expected_u, expected_v) in zip(
+            pixels, distort(camera, rays), strict=True):
+        assert abs(expected_u - column) + abs(expected_v - row) > 0.2
+        # half a pixel, and the maps' 1/32
+        assert raw_u[row, column] == pytest.approx(expected_u, abs=0.54)
+        assert raw_v[row, column] == pytest.approx(expected_v, abs=0.54)
+
+
 def test_rectifier_refuses_another_size():
     with pytest.raises(ValueError, match=r'240, 330'):
         Rectifier(lens('plumb_bob'))(np.zeros((330, 240, 3), np.uint8))
+    with pytest.raises(ValueError, match=r'240, 330'):
+        Rectifier(lens('plumb_bob')).nearest(np.zeros((330, 240), np.float32))
 
 
 def test_calibration_yaml(tmp_path):

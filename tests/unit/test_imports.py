@@ -24,7 +24,7 @@ MAY_IMPORT = {
     'evaluation': CORE | {'evaluation'},
     'ros': CORE | {'ros', 'msg'},
     'cli': None,  # the verbs start everything; what speaks ROS stands in ros/
-    'training': {'camera', 'model_card', 'evaluation.metrics', 'training'},
+    'training': {'camera', 'images', 'model_card', 'evaluation.metrics', 'training'},
     'export': {'training.networks', 'backends', 'model_card', 'export'},
     'synthesis': {'camera', 'model_card', 'synthesis'},
 }
