@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
+from dataclasses import replace
 import math
 from pathlib import Path
 import sys
@@ -20,6 +21,7 @@ from depth_node.cli._common import (
 )
 
 if TYPE_CHECKING:
+    from depth_node.backends import Backend
     from depth_node.evaluation.protocols import DatasetResult, Protocol
     from depth_node.evaluation.readers import Reader
     from depth_node.model_card import ModelCard
@@ -33,20 +35,30 @@ data sets:
   motorcycle        a Middlebury picture that comes with scikit-image
   aloe:FOLDER       aloeL.jpg + aloeGT.png of Debian's opencv-doc; affine alignment only
   rendered:FOLDER   frames of depth-node synthesize: a root (its test split), a split or a scene
-  folder:FOLDER     X.jpg|png + X_depth_mm.png (uint16 mm) or X.npy (float m); K by --k
+  folder:FOLDER     X.jpg|png + X_depth_mm.png or X.npy (float m); all of it; K by --k
+  KIND:FOLDER[,split=test][,OPTION=VALUE]
+                    every data set that trains: nyu_mat, nyu_densedepth, list, kitti, diode,
+                    make3d, sunrgbd, megadepth, diw, redweb, hypersim, vkitti2, bag; options are
+                    those of data.options in a training configuration; split=all takes all
 
 The model runs in the same pipeline as on the robot. The baseline is the best plane in inverse
-depth, fitted to the truth of each frame: a ratio below 1 beats it.
+depth, fitted to the truth of each frame: a ratio below 1 beats it. A protocol sets crop, range,
+alignment, mode and resizing as published numbers were made; docs/evaluation.md says which.
 
 examples:
   depth-node evaluate --data osd:osd_learn --data motorcycle --out report
   depth-node evaluate --data rendered:frames --precision int8 --align none --json
   depth-node evaluate --data folder:mine --k 525,525,319.5,239.5
+  depth-node evaluate --checkpoint runs/x/best.ckpt --data nyu_mat:nyu --protocol nyu_eigen
 """
-_ALIGNMENTS: Final = ('none', 'median', 'affine')
+_ALIGNMENTS: Final = ('none', 'median', 'affine', 'affine_depth')
 _MODES: Final = ('per-image', 'pooled')
-_MIN_DEPTH: Final = 1e-3
-_MAX_DEPTH: Final = 10.0
+# the evaluator's, repeated for --help, which must not load it; a test compares
+_PROTOCOLS: Final = ('nyu_eigen', 'nyu_densedepth', 'nyu_fcrn', 'kitti_garg', 'kitti_eigen',
+                     'kitti_kb', 'kitti_50m', 'make3d_c1', 'make3d_c2')
+_CROPS: Final = ('none', 'nyu_eigen', 'nyu_densedepth', 'kitti_garg', 'kitti_eigen')
+_SPACES: Final = ('depth', 'inv_depth')
+_FLIPS: Final = ('none', 'mean', 'ramp')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,15 +67,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--data', action='append', required=True, metavar='KIND[:FOLDER]',
                         help='data set, see below; may be given several times')
     add_model_arguments(parser)
+    trained = parser.add_argument_group('instead of a model')
+    trained.add_argument('--checkpoint', type=Path, metavar='FILE.ckpt',
+                         help='measure a checkpoint of depth-node train, in torch')
+    trained.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto',
+                         help='where torch runs it (auto: cuda where there is one)')
     rules = parser.add_argument_group('protocol')
-    rules.add_argument('--align', type=one_of_each(_ALIGNMENTS), default=_ALIGNMENTS,
-                       metavar='LIST', help='of none (metric), median, affine (all three)')
-    rules.add_argument('--mode', type=one_of_each(_MODES), default=_MODES, metavar='LIST',
+    rules.add_argument('--protocol', choices=_PROTOCOLS, metavar='NAME',
+                       help='one of ' + ', '.join(_PROTOCOLS) + '; the options below change it')
+    rules.add_argument('--align', type=one_of_each(_ALIGNMENTS), metavar='LIST',
+                       help='of none (metric), median, affine (of inverse depth), affine_depth '
+                            '(of depth) (the first three, as far as they apply)')
+    rules.add_argument('--mode', type=one_of_each(_MODES), metavar='LIST',
                        help='of per-image (mean of the frames), pooled (all pixels) (both)')
-    rules.add_argument('--min-depth', type=positive_float, default=_MIN_DEPTH, metavar='M',
+    rules.add_argument('--min-depth', type=positive_float, metavar='M',
                        help='nearer truth is not judged, predictions are clamped (0.001)')
-    rules.add_argument('--max-depth', type=positive_float, default=_MAX_DEPTH, metavar='M',
+    rules.add_argument('--max-depth', type=positive_float, metavar='M',
                        help='farther truth is not judged, predictions are clamped (10)')
+    rules.add_argument('--crop', choices=_CROPS, metavar='NAME',
+                       help='part of the truth that is judged: ' + ', '.join(_CROPS) + ' (none)')
+    rules.add_argument('--resize-in', choices=_SPACES,
+                       help='what is interpolated on the way to the size of the truth (depth)')
+    rules.add_argument('--flip', choices=_FLIPS,
+                       help='average with the mirrored prediction of the mirrored picture; ramp '
+                            "as Monodepth's post-processing (none)")
+    rules.add_argument('--scale', type=positive_float, metavar='FACTOR',
+                       help='multiply the prediction, say by 5.4 for Monodepth2 trained on KITTI '
+                            'stereo with a baseline of 0.1; a relative network is then metric')
+    rules.add_argument('--normals', action='store_true',
+                       help='compare normals computed from both depths, where K is known')
+    rules.add_argument('--wkdr-threshold', type=positive_float, metavar='SHARE',
+                       help='ratio within which a pair is equal, 0.02 for 2 %% (where both kinds '
+                            'of error are alike)')
     rules.add_argument('--filters', action='store_true',
                        help="keep the product's filters (range clip, flying pixels); without it "
                             'every pixel that the network gives is measured')
@@ -87,32 +122,35 @@ def run(args: argparse.Namespace) -> int:
     import datetime
 
     from depth_node.evaluation import report
-    from depth_node.evaluation.protocols import Protocol
     from depth_node.evaluation.readers import DataError
     from depth_node.filters import FilterSettings
     from depth_node.pipeline import DepthPipeline
+    from depth_node.scale import Scale
 
     if args.update_card and (args.limit is not None or args.filters):
         raise UsageError('--update-card records whole data sets without filters; '
                          'drop --limit and --filters')
-    if not args.min_depth < args.max_depth:
-        raise UsageError(f'--min-depth {args.min_depth:g} is not below --max-depth '
-                         f'{args.max_depth:g}')
-    protocol = Protocol(
-        alignments=args.align, modes=args.mode, min_depth=args.min_depth,
-        max_depth=args.max_depth, examples=args.examples if args.out is not None else 0)
+    if args.checkpoint is not None:
+        _check_checkpoint_usage(args)
+    protocol = _protocol(args)
     readers = _open_readers(args)
     filters = FilterSettings() if args.filters else FilterSettings(
         near_m=0.0, far_m=math.inf, flying_pixel_angle_deg=0.0)
+    scale = None if args.scale is None else Scale('fixed', args.scale)
 
     results: list[DatasetResult] = []
     failures: list[str] = []
-    card, backend = open_model(args)
+    card, backend = open_model(args) if args.checkpoint is None else _open_checkpoint(args)
+    # with a given scale the output is in metres, whatever the card says
+    kind = card.output.kind if args.scale is None else 'depth'
+    if args.align is None and args.protocol is None and kind == 'rel_depth':
+        protocol = replace(protocol, alignments=('median', 'affine_depth'))
     with backend:
-        pipeline = DepthPipeline(backend, filters=filters)
+        pipeline = DepthPipeline(
+            backend, scale=scale, filters=filters, resize_in=protocol.resize_in)
         for reader in readers:
             try:
-                results.append(_measure(pipeline, reader, protocol, card))
+                results.append(_measure(pipeline, reader, protocol, kind))
             except DataError as error:
                 failures.append(str(error))
         # bf16 is the FP32 file, computed in less
@@ -154,13 +192,56 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _protocol(args: argparse.Namespace) -> Protocol:
+    """Return the named protocol with what the options change; the name then says so."""
+    from depth_node.evaluation.protocols import PROTOCOLS, Protocol
+
+    base = PROTOCOLS[args.protocol] if args.protocol else Protocol()
+    given = {
+        'alignments': args.align, 'modes': args.mode, 'min_depth': args.min_depth,
+        'max_depth': args.max_depth, 'crop': args.crop, 'resize_in': args.resize_in,
+        'flip': args.flip, 'wkdr_threshold': args.wkdr_threshold,
+    }
+    changes = {key: value for key, value in given.items()
+               if value is not None and value != getattr(base, key)}
+    name = base.name
+    if args.protocol and changes:
+        name += f' (changed: {", ".join(changes)})'
+    near = changes.get('min_depth', base.min_depth)
+    far = changes.get('max_depth', base.max_depth)
+    if not near < far:
+        raise UsageError(f'--min-depth {near:g} is not below --max-depth {far:g}')
+    return replace(
+        base, **changes, name=name, normals=args.normals,
+        # asked for by name, median scaling is the user's decision
+        median_for_relative=base.median_for_relative or 'median' in (args.align or ()),
+        examples=args.examples if args.out is not None else 0)
+
+
+def _check_checkpoint_usage(args: argparse.Namespace) -> None:
+    if args.update_card:
+        raise UsageError('--update-card: a checkpoint has no card; run depth-node export first')
+    if args.model != 'small' or args.backend != 'auto' or args.precision not in ('auto', 'fp32'):
+        raise UsageError('--checkpoint runs in torch in FP32; drop --model, --backend and '
+                         '--precision, or export it first')
+
+
+def _open_checkpoint(args: argparse.Namespace) -> tuple[ModelCard, Backend]:
+    from depth_node.export.torch_backend import TorchBackend, card_of
+    from depth_node.training.checkpoints import network_of, read_checkpoint
+
+    network = network_of(read_checkpoint(args.checkpoint))
+    card = card_of(network, args.checkpoint)
+    return card, TorchBackend(network, card, device=args.device, threads=args.threads)
+
+
 def _open_readers(args: argparse.Namespace) -> list[Reader]:
-    from depth_node.evaluation.readers import open_reader
+    from depth_node.cli._datasets import open_reader
 
     readers = []
     names: dict[str, int] = {}
     for spec in args.data:
-        reader = open_reader(spec, intrinsics=args.k)
+        reader = open_reader(spec, intrinsics=args.k, protocol=args.protocol or 'default')
         if args.limit is not None:
             reader = reader.limited(args.limit)
         names[reader.name] = names.get(reader.name, 0) + 1
@@ -173,7 +254,7 @@ def _open_readers(args: argparse.Namespace) -> list[Reader]:
 
 
 def _measure(
-    pipeline: DepthPipeline, reader: Reader, protocol: Protocol, card: ModelCard
+    pipeline: DepthPipeline, reader: Reader, protocol: Protocol, output_kind: str
 ) -> DatasetResult:
     from depth_node.evaluation.protocols import evaluate
 
@@ -182,8 +263,7 @@ def _measure(
             if bar is not None:
                 bar.update(done - bar.n)
 
-        return evaluate(
-            pipeline, reader, protocol, metric_model=card.output.metric, progress=advance)
+        return evaluate(pipeline, reader, protocol, output_kind=output_kind, progress=advance)
 
 
 def _bar(reader: Reader) -> Any:
@@ -198,21 +278,32 @@ def _bar(reader: Reader) -> Any:
 
 def _options(args: argparse.Namespace) -> list[str]:
     """Return the options that make this measurement as they would be typed, without defaults."""
-    words = ['--model', str(args.model)]
+    if args.checkpoint is None:
+        words = ['--model', str(args.model)]
+    else:
+        words = ['--checkpoint', str(args.checkpoint)]
     for spec in args.data:
         words += ['--data', spec]
     for option, value, default in (
-        ('--align', ','.join(args.align), ','.join(_ALIGNMENTS)),
-        ('--mode', ','.join(args.mode), ','.join(_MODES)),
+        ('--protocol', args.protocol, None),
+        ('--align', args.align and ','.join(args.align), None),
+        ('--mode', args.mode and ','.join(args.mode), None),
         ('--backend', args.backend, 'auto'),
         ('--precision', args.precision, 'auto'),
+        ('--device', args.device, 'auto'),
         ('--k', args.k and ','.join(f'{value:g}' for value in args.k), None),
-        ('--min-depth', args.min_depth, _MIN_DEPTH),
-        ('--max-depth', args.max_depth, _MAX_DEPTH),
+        ('--min-depth', args.min_depth, None),
+        ('--max-depth', args.max_depth, None),
+        ('--crop', args.crop, None),
+        ('--resize-in', args.resize_in, None),
+        ('--flip', args.flip, None),
+        ('--scale', args.scale, None),
+        ('--wkdr-threshold', args.wkdr_threshold, None),
         ('--limit', args.limit, None),
     ):
         if value != default:
             words += [option, str(value)]
+    words += ['--normals'] if args.normals else []
     return [*words, '--filters'] if args.filters else words
 
 

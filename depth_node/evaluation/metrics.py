@@ -5,19 +5,22 @@ one size; `valid` selects pixels (True = usable). A pixel counts only where both
 and positive; an empty selection gives NaN, never 0, so that "nothing measured" cannot read as
 "perfect".
 
-Every metric is computed from sums that add up (`ErrorSums`, `BoundarySums`), which makes the two
-ways to aggregate a data set one line each: the mean of per-image values, or one value over all
-pixels (pooled). They differ (RMS above all), so a report has to name the one it used.
+Every metric is computed from sums that add up (`ErrorSums`, `BoundarySums`, `OrdinalSums`,
+`NormalSums`), which makes the two ways to aggregate a data set one line each: the mean of
+per-image values, or one value over all pixels (pooled). They differ (RMS above all), so a report
+has to name the one it used.
 
 Sources: EIG14 = Eigen, Puhrsch, Fergus 2014 (arXiv:1406.2283), section 4; LAI16 = Laina et al.
 2016 (arXiv:1606.00373); GEI13 = the KITTI depth benchmark; RAN20 = Ranftl et al. 2020
 (arXiv:1907.01341), section 5; ZHO17 = Zhou et al. 2017 (arXiv:1704.07813); BOC24 = Bochkovskii et
-al. 2024 (arXiv:2410.02073), section 3.
+al. 2024 (arXiv:2410.02073), section 3; CHE16 = Chen et al. 2016 (arXiv:1604.03901); ZOR15 = Zoran
+et al. 2015 (learning ordinal relationships); LI18 = Li, Snavely 2018 (MegaDepth,
+arXiv:1804.00607); FOU13 = Fouhey, Gupta, Hebert 2013 (the shares of normals within an angle).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import math
 from typing import Any
 
@@ -29,6 +32,9 @@ BoolImage = NDArray[np.bool_]
 
 DELTA_BASE = 1.25  # EIG14: thresholds 1.25, 1.25^2, 1.25^3
 BOUNDARY_THRESHOLDS = tuple(float(t) for t in np.linspace(0.05, 0.25, 10))  # BOC24: 5 % to 25 %
+SDR_THRESHOLD = 0.1  # LI18: depths whose ratio is within 1.1 are equal
+NORMAL_LIMITS_DEG = (11.25, 22.5, 30.0)  # FOU13
+_BINS_PER_DEG = 20  # the median angle is exact to 0.05 degrees
 
 METRIC_NAMES = (
     'abs_rel',
@@ -38,9 +44,11 @@ METRIC_NAMES = (
     'rms_log',
     'silog',
     'sc_inv',
+    'si_rmse',
     'delta1',
     'delta2',
     'delta3',
+    'above1',
 )
 METRES_NEEDED = ('sq_rel', 'rms')  # not scale free: meaningless where the truth has no unit
 
@@ -183,6 +191,11 @@ class ErrorSums:
         return math.sqrt(self._mean(self.log_deviation))
 
     @property
+    def si_rmse(self) -> float:
+        """Root of mean R^2 - (mean R)^2 with R = ln d - ln d* (LI18): `sc_inv` by another name."""
+        return self.sc_inv
+
+    @property
     def silog(self) -> float:
         """SILog of GEI13: 100 times the standard deviation of ln d - ln d*. NaN when empty."""
         return 100.0 * self.sc_inv
@@ -202,90 +215,22 @@ class ErrorSums:
         """Share of pixels with max(d/d*, d*/d) < 1.25^3 (EIG14). NaN when empty."""
         return self._mean(self.within[2])
 
+    @property
+    def above1(self) -> float:
+        """Share of pixels with max(d/d*, d*/d) of 1.25 or more (RAN20 prints it in percent)."""
+        return 1.0 - self.delta1
+
     def values(self) -> dict[str, float]:
         """All metrics by name (METRIC_NAMES); NaN when empty."""
         return {name: float(getattr(self, name)) for name in METRIC_NAMES}
 
 
-def compute(
-    predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None
-) -> dict[str, float]:
-    """All error metrics of one image by name (METRIC_NAMES); NaN where no pixel is usable.
-
-    Args:
-        predicted: (H, W) depth, metres.
-        true: (H, W) depth, metres.
-        valid: (H, W) selection or None.
-
-    Returns:
-        Metric name to value; the formulas are in `ErrorSums`.
-
-    Raises:
-        ValueError: the images differ in size.
-    """
-    return ErrorSums.of(predicted, true, valid).values()
-
-
 def abs_rel(predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None) -> float:
-    """Mean of abs(d - d*) / d* (EIG14); NaN when no pixel is usable."""
-    return ErrorSums.of(predicted, true, valid).abs_rel
+    """Mean of abs(d - d*) / d* (EIG14) of one image; NaN when no pixel is usable.
 
-
-def sq_rel(predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None) -> float:
-    """Mean of (d - d*)^2 / d*, metres (EIG14); NaN when no pixel is usable."""
-    return ErrorSums.of(predicted, true, valid).sq_rel
-
-
-def log10(predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None) -> float:
-    """Mean of abs(log10 d - log10 d*) (LAI16); NaN when no pixel is usable."""
-    return ErrorSums.of(predicted, true, valid).log10
-
-
-def rms(predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None) -> float:
-    """Root of the mean of (d - d*)^2, metres (EIG14); NaN when no pixel is usable."""
-    return ErrorSums.of(predicted, true, valid).rms
-
-
-def rms_log(predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None) -> float:
-    """Root of the mean of (ln d - ln d*)^2 (EIG14); NaN when no pixel is usable."""
-    return ErrorSums.of(predicted, true, valid).rms_log
-
-
-def sc_inv(predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None) -> float:
-    """Standard deviation of ln d - ln d* (EIG14, eq. 1, rooted); NaN when no pixel is usable."""
-    return ErrorSums.of(predicted, true, valid).sc_inv
-
-
-def silog(predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None) -> float:
-    """100 times the standard deviation of ln d - ln d* (GEI13); NaN when no pixel is usable."""
-    return ErrorSums.of(predicted, true, valid).silog
-
-
-def delta(
-    predicted: FloatImage,
-    true: FloatImage,
-    valid: BoolImage | None = None,
-    *,
-    power: int = 1,
-) -> float:
-    """Share of pixels with max(d/d*, d*/d) < 1.25^power (EIG14); NaN when no pixel is usable.
-
-    Args:
-        predicted: (H, W) depth, metres.
-        true: (H, W) depth, metres.
-        valid: (H, W) selection or None.
-        power: 1, 2 or 3.
-
-    Returns:
-        A share, 0..1.
-
-    Raises:
-        ValueError: another power, or images of different sizes.
+    The order of the arguments matters for this one and for `sq_rel`: the truth divides.
     """
-    if power not in (1, 2, 3):
-        raise ValueError(f'delta is defined here for power 1, 2 and 3, not {power}')
-    sums = ErrorSums.of(predicted, true, valid)
-    return sums._mean(sums.within[power - 1])
+    return ErrorSums.of(predicted, true, valid).abs_rel
 
 
 @dataclass(frozen=True)
@@ -371,23 +316,304 @@ class BoundarySums:
         return total / weights if weights else math.nan
 
 
-def boundary_f1(predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None) -> float:
-    """Boundary F1 (BOC24): do depth steps between neighbours lie where the truth has them.
+@dataclass(frozen=True)
+class OrdinalSums:
+    """Counts of pairs and of wrong ones among them, equal and unequal apart; `a + b` pools.
 
-    Invariant to scale. Thresholds are 5 % to 25 % in ten steps, weighted by the threshold.
+    WKDR (ZOR15, CHE16) is `rate` over labelled pairs, WKDR= and WKDR-unequal are `rate_eq` and
+    `rate_ne`; SDR, SDR= and SDR-unequal (LI18) are the same over pairs labelled by true depth.
+    """
+
+    equal: int = 0
+    equal_wrong: int = 0
+    unequal: int = 0
+    unequal_wrong: int = 0
+
+    @classmethod
+    def of(
+        cls, log_ratio: NDArray[np.floating[Any]], relation: NDArray[Any], threshold: float
+    ) -> OrdinalSums:
+        """Judge pairs.
+
+        Args:
+            log_ratio: (P,) ln(d_a / d_b) of the prediction; NaN (no prediction) counts as wrong.
+            relation: (P,) truth: +1 a is farther, -1 a is nearer, 0 equal.
+            threshold: a prediction is equal where the ratio is within 1 + threshold.
+
+        Returns:
+            The counts.
+
+        Raises:
+            ValueError: a negative threshold, or arrays of different sizes.
+        """
+        if threshold < 0 or log_ratio.shape != relation.shape:
+            raise ValueError(
+                f'ordinal: threshold {threshold}, {log_ratio.shape} ratios and {relation.shape} '
+                'relations; expected a threshold of 0 or more and one relation per ratio'
+            )
+        limit = math.log1p(threshold)
+        found = np.where(np.abs(log_ratio) > limit, np.sign(log_ratio), 0.0)
+        wrong = (found != relation) | np.isnan(log_ratio)
+        equal = relation == 0
+        return cls(
+            int(equal.sum()),
+            int((wrong & equal).sum()),
+            int((~equal).sum()),
+            int((wrong & ~equal).sum()),
+        )
+
+    def __add__(self, other: OrdinalSums) -> OrdinalSums:
+        return OrdinalSums(
+            self.equal + other.equal,
+            self.equal_wrong + other.equal_wrong,
+            self.unequal + other.unequal,
+            self.unequal_wrong + other.unequal_wrong,
+        )
+
+    @property
+    def rate(self) -> float:
+        """Share of wrong pairs; NaN when there are none."""
+        return _share(self.equal_wrong + self.unequal_wrong, self.equal + self.unequal)
+
+    @property
+    def rate_eq(self) -> float:
+        """Share of wrong pairs among those that are equal in the truth."""
+        return _share(self.equal_wrong, self.equal)
+
+    @property
+    def rate_ne(self) -> float:
+        """Share of wrong pairs among those that are not equal in the truth."""
+        return _share(self.unequal_wrong, self.unequal)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def pair_log_ratios(depth: FloatImage, uv: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Look pairs up in a depth image.
 
     Args:
-        predicted: (H, W) depth, metres.
-        true: (H, W) depth, metres.
-        valid: (H, W) selection or None.
+        depth: (H, W) depth at the size of the picture that the pairs were marked in.
+        uv: (P, 4) u_a, v_a, u_b, v_b, pixels, whole at centres; rounded to the nearest pixel.
 
     Returns:
-        0..1; NaN when neither map has a step of 5 %.
+        (P,) ln(d_a / d_b); NaN where either depth is not finite and positive.
+
+    Raises:
+        ValueError: another shape, or a point outside of the image.
+    """
+    if uv.ndim != 2 or uv.shape[1] != 4:
+        raise ValueError(f'pairs have shape {uv.shape}, expected (P, 4): u_a, v_a, u_b, v_b')
+    index = np.floor(uv.astype(np.float64) + 0.5).astype(np.int64)
+    u, v = index[:, 0::2], index[:, 1::2]
+    if ((u < 0) | (v < 0) | (u >= depth.shape[1]) | (v >= depth.shape[0])).any():
+        raise ValueError(
+            f'pairs reach to u = {u.max()}, v = {v.max()}, the image is {depth.shape}; '
+            'bring the prediction to the size of the picture first'
+        )
+    values = depth[v, u].astype(np.float64)
+    good = np.isfinite(values) & (values > 0)
+    logs = np.log(np.where(good, values, 1.0))
+    return np.where(good.all(axis=1), logs[:, 0] - logs[:, 1], np.nan)
+
+
+def whdr(log_ratio: NDArray[np.floating[Any]], relation: NDArray[Any]) -> float:
+    """Share of pairs in the wrong order (CHE16 on Depth in the Wild); there is no equal class.
+
+    Args:
+        log_ratio: (P,) ln(d_a / d_b) of the prediction; a tie or NaN counts as wrong.
+        relation: (P,) +1 a is farther, -1 a is nearer; pairs that are equal (0) are left out.
+
+    Returns:
+        0..1; NaN when no pair is unequal.
+    """
+    return OrdinalSums.of(log_ratio, relation, 0.0).rate_ne
+
+
+def equal_error_threshold(log_ratio: NDArray[np.floating[Any]], relation: NDArray[Any]) -> float:
+    """Find the ratio threshold at which WKDR= and WKDR-unequal are closest (ZOR15, CHE16).
+
+    A larger threshold calls more pairs equal: fewer equal pairs are then wrong, and more unequal
+    ones. All sizes of the predicted ratios are tried, so nothing between them is missed.
+
+    Args:
+        log_ratio: (P,) ln(d_a / d_b) of the prediction over the whole data set.
+        relation: (P,) +1, -1 or 0.
+
+    Returns:
+        The threshold (0.02 = 2 %); NaN when one of the classes is empty.
+    """
+    equal = relation == 0
+    if not equal.any() or equal.all():
+        return math.nan
+    size = np.abs(log_ratio)
+    candidates = np.unique(np.append(size[np.isfinite(size)], 0.0))
+    of_equal = np.sort(np.where(np.isnan(size[equal]), np.inf, size[equal]))
+    right_sign = ~equal & (np.sign(log_ratio) == relation)
+    of_right = np.sort(size[right_sign])
+    wrong_eq = 1.0 - np.searchsorted(of_equal, candidates, 'right') / of_equal.size
+    still_right = of_right.size - np.searchsorted(of_right, candidates, 'right')
+    wrong_ne = 1.0 - still_right / int((~equal).sum())
+    best = int(np.argmin(np.abs(wrong_eq - wrong_ne)))
+    # half way to the next size: the same pairs are equal, and rounding cannot change which
+    above = candidates[best + 1] if best + 1 < candidates.size else 2 * candidates[best]
+    return math.expm1(float(candidates[best] + above) / 2)
+
+
+def sdr_sums(
+    predicted: FloatImage,
+    true: FloatImage,
+    valid: BoolImage | None = None,
+    *,
+    pairs: int,
+    seed: int = 0,
+) -> OrdinalSums:
+    """Judge the order of random pairs of known pixels: SDR (LI18), threshold 1.1.
+
+    LI18 takes pairs of its sparse reconstruction; here they are drawn from all known pixels,
+    always the same ones for the same truth.
+
+    Args:
+        predicted: (H, W) depth, any scale.
+        true: (H, W) depth.
+        valid: (H, W) selection or None.
+        pairs: how many to draw.
+        seed: of the draw.
+
+    Returns:
+        The counts; all zero when fewer than two pixels are known.
 
     Raises:
         ValueError: the images differ in size.
     """
-    return BoundarySums.of(predicted, true, valid).f1
+    known = np.flatnonzero(usable(true, true, valid))
+    usable(predicted, true)
+    if known.size < 2 or pairs < 1:
+        return OrdinalSums()
+    rng = np.random.default_rng(seed)
+    first = rng.integers(known.size, size=pairs)
+    second = (first + rng.integers(1, known.size, size=pairs)) % known.size  # never the same
+    uv = np.empty((pairs, 4))
+    width = true.shape[1]
+    for column, chosen in ((0, known[first]), (2, known[second])):
+        uv[:, column], uv[:, column + 1] = chosen % width, chosen // width
+    true_ratio = pair_log_ratios(true, uv)
+    relation = np.where(np.abs(true_ratio) > math.log1p(SDR_THRESHOLD), np.sign(true_ratio), 0.0)
+    return OrdinalSums.of(pair_log_ratios(predicted, uv), relation, SDR_THRESHOLD)
+
+
+def normals_from_depth(
+    depth: FloatImage, fx: float, fy: float, cx: float, cy: float
+) -> NDArray[np.float64]:
+    """Compute surface normals by central differences of the back-projected points.
+
+    Args:
+        depth: (H, W) depth, any scale.
+        fx: focal length along u, pixels of this image.
+        fy: focal length along v.
+        cx: principal point u.
+        cy: principal point v.
+
+    Returns:
+        (H, W, 3) unit vectors in the optical frame, towards the camera ((0, 0, -1) for a wall
+        ahead); NaN at the border, and where the pixel or one of its four neighbours is unknown.
+    """
+    height, width = depth.shape
+    z = np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype(np.float64)
+    u, v = np.arange(width) - cx, (np.arange(height) - cy)[:, None]
+    points = np.stack([u / fx * z, v / fy * z, z], axis=-1)
+    along_u = points[1:-1, 2:] - points[1:-1, :-2]
+    along_v = points[2:, 1:-1] - points[:-2, 1:-1]
+    normals = np.full((height, width, 3), np.nan)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        inner = np.cross(along_v, along_u)
+        inner /= np.linalg.norm(inner, axis=-1, keepdims=True)
+        away = (inner * points[1:-1, 1:-1]).sum(axis=-1) > 0
+    inner[away] *= -1.0
+    inner[~np.isfinite(z[1:-1, 1:-1])] = np.nan
+    if inner.size:
+        normals[1:-1, 1:-1] = inner
+    return normals
+
+
+@dataclass(frozen=True)
+class NormalSums:
+    """Angles between normals, as sums and a fine histogram; `a + b` pools."""
+
+    count: int = 0
+    sum_deg: float = 0.0
+    within: tuple[int, int, int] = (0, 0, 0)
+    histogram: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(180 * _BINS_PER_DEG, np.int64)
+    )
+
+    @classmethod
+    def of(
+        cls,
+        predicted: NDArray[np.floating[Any]],
+        true: NDArray[np.floating[Any]],
+        valid: BoolImage | None = None,
+    ) -> NormalSums:
+        """Measure the angles of one image.
+
+        Args:
+            predicted: (H, W, 3) vectors of any length; NaN or zero = unknown.
+            true: (H, W, 3) likewise.
+            valid: (H, W) selection or None.
+
+        Returns:
+            The sums over the pixels where both are known.
+
+        Raises:
+            ValueError: the images differ in size.
+        """
+        if predicted.shape != true.shape or true.shape[2:] != (3,):
+            raise ValueError(
+                f'normals: predicted {predicted.shape}, true {true.shape}; expected (H, W, 3) of '
+                'one size'
+            )
+        lengths = np.linalg.norm(predicted, axis=-1) * np.linalg.norm(true, axis=-1)
+        good = np.isfinite(lengths) & (lengths > 0)
+        if valid is not None:
+            good &= valid
+        cosine = (predicted[good] * true[good]).sum(axis=-1) / lengths[good]
+        angles = np.degrees(np.arccos(np.clip(cosine.astype(np.float64), -1.0, 1.0)))
+        bins = np.minimum((angles * _BINS_PER_DEG).astype(np.int64), 180 * _BINS_PER_DEG - 1)
+        narrow, middle, wide = (int((angles < limit).sum()) for limit in NORMAL_LIMITS_DEG)
+        return cls(
+            int(angles.size),
+            float(angles.sum()),
+            (narrow, middle, wide),
+            np.bincount(bins, minlength=180 * _BINS_PER_DEG).astype(np.int64),
+        )
+
+    def __add__(self, other: NormalSums) -> NormalSums:
+        narrow, middle, wide = (a + b for a, b in zip(self.within, other.within, strict=True))
+        return NormalSums(
+            self.count + other.count,
+            self.sum_deg + other.sum_deg,
+            (narrow, middle, wide),
+            self.histogram + other.histogram,
+        )
+
+    @property
+    def median_deg(self) -> float:
+        """Median angle, degrees, to within a bin of 0.05; NaN when empty."""
+        if not self.count:
+            return math.nan
+        index = int(np.searchsorted(np.cumsum(self.histogram), 0.5 * self.count))
+        return (index + 0.5) / _BINS_PER_DEG
+
+    def values(self) -> dict[str, float]:
+        """Mean, median [degrees] and the shares within 11.25, 22.5 and 30; NaN when empty."""
+        shares = (_share(part, self.count) for part in self.within)
+        names = ('normal_within_11', 'normal_within_22', 'normal_within_30')
+        return {
+            'normal_mean_deg': self.sum_deg / self.count if self.count else math.nan,
+            'normal_median_deg': self.median_deg,
+            **dict(zip(names, shares, strict=True)),
+        }
 
 
 @dataclass(frozen=True)
@@ -489,20 +715,61 @@ def align_affine(
         return Alignment(np.full(true.shape, np.nan), math.nan, math.nan, 'inv_depth')
     p = 1.0 / predicted[good].astype(np.float64)
     t = 1.0 / true[good].astype(np.float64)
-    p_mean = p.mean()
-    t_mean = t.mean()
-    spread = float(((p - p_mean) ** 2).mean())
-    if spread <= (1e-9 * p_mean) ** 2:
-        scale = 0.0
-    else:
-        scale = float(((p - p_mean) * (t - t_mean)).mean() / spread)
-    shift = float(t_mean - scale * p_mean)
+    scale, shift = _line(p, t)
     known = np.isfinite(predicted) & (predicted > 0)
     inv_depth = scale / np.where(known, predicted, 1.0).astype(np.float64) + shift
     farthest = float(1.0 / t.min()) if max_depth is None else max_depth
     aligned = _invert(inv_depth, min_depth, farthest)
     aligned[~known] = np.nan
     return Alignment(aligned, scale, shift, 'inv_depth')
+
+
+def align_affine_depth(
+    predicted: FloatImage,
+    true: FloatImage,
+    valid: BoolImage | None = None,
+    *,
+    min_depth: float = 1e-3,
+    max_depth: float | None = None,
+) -> Alignment:
+    """Least-squares scale and shift of depth per image, then clamp.
+
+    For networks whose depth (larger = farther) is true up to scale and shift; `align_affine` is
+    for those whose inverse depth is. Minimises sum((scale * d + shift - d*)^2).
+
+    Args:
+        predicted: (H, W) depth, any affine-in-depth units.
+        true: (H, W) depth, metres.
+        valid: (H, W) selection or None.
+        min_depth: metres, lower clamp.
+        max_depth: metres, upper clamp; None = the largest usable true depth.
+
+    Returns:
+        The aligned depth; all NaN with a NaN scale when no pixel is usable. A constant prediction
+        gives scale 0 and the mean of the truth.
+
+    Raises:
+        ValueError: the images differ in size.
+    """
+    good = usable(predicted, true, valid)
+    if not good.any():
+        return Alignment(np.full(true.shape, np.nan), math.nan, math.nan, 'depth')
+    t = true[good].astype(np.float64)
+    scale, shift = _line(predicted[good].astype(np.float64), t)
+    known = np.isfinite(predicted) & (predicted > 0)
+    aligned = scale * np.where(known, predicted, 1.0).astype(np.float64) + shift
+    aligned = clamp_depth(aligned, min_depth, float(t.max()) if max_depth is None else max_depth)
+    aligned[~known] = np.nan
+    return Alignment(aligned, scale, shift, 'depth')
+
+
+def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Scale and shift of the least-squares line y = scale * x + shift; 0 for a constant x."""
+    x_mean, y_mean = x.mean(), y.mean()
+    spread = float(((x - x_mean) ** 2).mean())
+    constant = spread <= (1e-9 * x_mean) ** 2
+    scale = 0.0 if constant else float(((x - x_mean) * (y - y_mean)).mean() / spread)
+    return scale, float(y_mean - scale * x_mean)
 
 
 def _invert(
@@ -513,7 +780,12 @@ def _invert(
     return clamped
 
 
-ALIGNMENTS = {'none': align_none, 'median': align_median, 'affine': align_affine}
+ALIGNMENTS = {
+    'none': align_none,
+    'median': align_median,
+    'affine': align_affine,
+    'affine_depth': align_affine_depth,
+}
 
 
 @dataclass(frozen=True)

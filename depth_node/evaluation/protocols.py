@@ -2,14 +2,19 @@
 
 The prediction is what `DepthPipeline` gives to a robot. It is brought to the truth's size, aligned
 as the protocol says, clamped to its range and compared on the pixels of known depth inside the
-range. A predicted NaN or Inf counts as no prediction: it is left out of the errors and shows in
-the coverage.
+range and the crop. A predicted NaN or Inf counts as no prediction: it is left out of the errors
+and shows in the coverage.
+
+Published numbers belong to a crop, a cap, a way to aggregate and a variant of the truth;
+`PROTOCOLS` has the usual ones by name. docs/evaluation.md says which rows they are comparable
+with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 import heapq
 import math
 from time import perf_counter
@@ -25,16 +30,40 @@ from depth_node.evaluation.metrics import (
     BoundarySums,
     ErrorSums,
     FloatImage,
+    NormalSums,
+    OrdinalSums,
+    equal_error_threshold,
+    normals_from_depth,
+    pair_log_ratios,
     plane_baseline,
+    sdr_sums,
     usable,
+    whdr,
 )
 from depth_node.evaluation.readers import DataError, Reader, Sample, Skipped
+from depth_node.model_card import METRIC_KINDS
 import numpy as np
 from numpy.typing import NDArray
 
 MODES = ('per-image', 'pooled')
-NEEDS_METRIC = ('none', 'median')
+FLIPS = ('none', 'mean', 'ramp')
+SPACES = ('depth', 'inv_depth')
+INPUT_CROPS = ('none', 'kb')
 SHEET_WIDTH_PX = 240
+
+# Rows and columns that count, half-open. NYU's belong to the full 480x640 picture: Eigen's as in
+# BTS and what followed it; DenseDepth's is an array in its test archive, inclusive 20:459, 24:615
+# (depth-systems: medium confidence). Garg's and Eigen's KITTI crops are shares of height and
+# width, truncated to whole pixels.
+_NYU_HW = (480, 640)
+_NYU_CROPS = {'nyu_eigen': (45, 471, 41, 601), 'nyu_densedepth': (20, 460, 24, 616)}
+_KITTI_CROPS = {
+    'kitti_garg': (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+    'kitti_eigen': (0.3324324, 0.91351351, 0.03594771, 0.96405229),
+}
+CROPS = ('none', *_NYU_CROPS, *_KITTI_CROPS)
+KB_HW = (352, 1216)  # the KITTI benchmark's: bottom rows, middle columns of the input
+RAMP = 0.05  # share of the width that Monodepth takes from one of the two predictions alone
 
 
 class Predictor(TypingProtocol):
@@ -49,12 +78,26 @@ class Protocol:
     """The rules of one measurement.
 
     Attributes:
-        alignments: of 'none', 'median', 'affine', in the order of the report.
+        alignments: of ALIGNMENTS, in the order of the report.
         modes: of 'per-image' (mean of the frames' values) and 'pooled' (one value over all
             pixels).
-        min_depth: metres; truth below is not judged, predictions are clamped to it.
-        max_depth: metres; truth above is not judged, predictions are clamped to it.
+        min_depth: metres; truth at or below is not judged, predictions are clamped to it.
+        max_depth: metres; truth at or above is not judged, predictions are clamped to it.
         examples: frames kept per end (worst, best) for the picture page.
+        name: for reports.
+        crop: one of CROPS, the part of the truth that is judged.
+        input_crop: 'kb' shows the network the KITTI benchmark's window only and pastes its
+            prediction back into the full picture.
+        truth_hw: the truth is resampled to this size (nearest) first; None leaves it.
+        resize_in: what is interpolated to the truth's size, 'depth' or 'inv_depth'.
+        flip: 'mean' averages with the mirrored prediction of the mirrored picture; 'ramp' too,
+            but takes 5 % at either side from one of the two (Monodepth).
+        median_for_relative: allow median scaling for every relative network: right for
+            self-supervised ones, whose inverse depth has no unknown shift.
+        normals: compare normals computed from both depths.
+        sdr_pairs: random pairs per frame for SDR; 0 leaves it out.
+        wkdr_threshold: ratio within which a predicted pair is equal (0.02 = 2 %); None takes the
+            one where WKDR= and WKDR-unequal are closest.
     """
 
     alignments: tuple[str, ...] = ('none', 'median', 'affine')
@@ -62,6 +105,16 @@ class Protocol:
     min_depth: float = 1e-3
     max_depth: float = 10.0
     examples: int = 3
+    name: str = 'default'
+    crop: str = 'none'
+    input_crop: str = 'none'
+    truth_hw: tuple[int, int] | None = None
+    resize_in: str = 'depth'
+    flip: str = 'none'
+    median_for_relative: bool = False
+    normals: bool = False
+    sdr_pairs: int = 2000
+    wkdr_threshold: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -74,19 +127,166 @@ class Protocol:
                     f'{label}: found {",".join(given) or "nothing"}, expected some of '
                     f'{",".join(known)}, each once'
                 )
+        for label, one, known in (
+            ('crop', self.crop, CROPS),
+            ('input crop', self.input_crop, INPUT_CROPS),
+            ('resize_in', self.resize_in, SPACES),
+            ('flip', self.flip, FLIPS),
+        ):
+            if one not in known:
+                raise ValueError(f'{label}: found {one!r}, expected one of {", ".join(known)}')
         if not 0 < self.min_depth < self.max_depth < math.inf:
             raise ValueError(
                 f'range {self.min_depth} to {self.max_depth} m: 0 < min < max < Inf is expected'
             )
+        if self.sdr_pairs < 0 or (self.wkdr_threshold is not None and self.wkdr_threshold < 0):
+            raise ValueError(
+                f'SDR pairs {self.sdr_pairs}, WKDR threshold {self.wkdr_threshold}: neither may '
+                'be negative'
+            )
 
-    def describe(self, metric: bool = True) -> str:
-        """One line for reports and cards."""
-        unit = ' m' if metric else ' (truth scaled to median 1)'
-        return (
-            f'truth {self.min_depth:g} to {self.max_depth:g}{unit}, prediction at the size of the '
-            'truth (bilinear), '
-            'clamped to that range, NaN and Inf left out'
+    def describe(self, truth: str = 'metric') -> str:
+        """One line for reports and cards; `truth` is the data set's, of readers.TRUTHS."""
+        if truth == 'pairs':
+            return (
+                f'protocol {self.name}: order of labelled pairs, looked up in the prediction at '
+                'the size of the picture; a pair without prediction counts as wrong'
+                + self._describe_input()
+            )
+        unit = ' m' if truth == 'metric' else ' (truth scaled to median 1)'
+        at = (
+            '' if self.truth_hw is None else f' resampled to {self.truth_hw[0]}x{self.truth_hw[1]}'
         )
+        return (
+            f'protocol {self.name}: truth {self.min_depth:g} to {self.max_depth:g}{unit}{at}, '
+            f'crop {describe_crop(self.crop)}, '
+            f'prediction at the size of the truth (bilinear in {self.resize_in}), '
+            'clamped to that range, NaN and Inf left out' + self._describe_input()
+        )
+
+    def _describe_input(self) -> str:
+        words = ''
+        if self.input_crop == 'kb':
+            words += f', network sees the bottom {KB_HW[0]} rows and middle {KB_HW[1]} columns'
+        if self.flip != 'none':
+            words += f', averaged with the mirrored picture in {self.resize_in} ({self.flip})'
+        return words
+
+
+PROTOCOLS = {
+    'nyu_eigen': Protocol(
+        name='nyu_eigen', alignments=('none',), modes=('per-image',), crop='nyu_eigen'
+    ),
+    'nyu_densedepth': Protocol(
+        name='nyu_densedepth',
+        alignments=('none',),
+        modes=('pooled',),
+        crop='nyu_densedepth',
+        flip='mean',
+    ),
+    'nyu_fcrn': Protocol(name='nyu_fcrn', alignments=('none',), modes=('pooled',)),
+    'kitti_garg': Protocol(
+        name='kitti_garg',
+        alignments=('none', 'median'),
+        modes=('per-image',),
+        max_depth=80.0,
+        crop='kitti_garg',
+        median_for_relative=True,
+        resize_in='inv_depth',
+    ),
+    'kitti_eigen': Protocol(
+        name='kitti_eigen',
+        alignments=('none', 'median'),
+        modes=('per-image',),
+        max_depth=80.0,
+        crop='kitti_eigen',
+        median_for_relative=True,
+        resize_in='inv_depth',
+    ),
+    'kitti_kb': Protocol(
+        name='kitti_kb',
+        alignments=('none',),
+        modes=('per-image',),
+        max_depth=80.0,
+        crop='kitti_garg',
+        input_crop='kb',
+    ),
+    'kitti_50m': Protocol(
+        name='kitti_50m',
+        alignments=('none', 'median'),
+        modes=('per-image',),
+        max_depth=50.0,
+        crop='kitti_garg',
+        median_for_relative=True,
+        resize_in='inv_depth',
+    ),
+    'make3d_c1': Protocol(
+        name='make3d_c1',
+        alignments=('none',),
+        modes=('pooled',),
+        max_depth=70.0,
+        truth_hw=(460, 345),
+        median_for_relative=True,
+    ),
+    # all pixels: the range only keeps logarithms finite
+    'make3d_c2': Protocol(
+        name='make3d_c2',
+        alignments=('none',),
+        modes=('pooled',),
+        max_depth=1000.0,
+        truth_hw=(460, 345),
+        median_for_relative=True,
+    ),
+}
+
+
+def describe_crop(crop: str) -> str:
+    """Name a crop with its bounds."""
+    if crop in _NYU_CROPS:
+        top, bottom, left, right = _NYU_CROPS[crop]
+        return f'{crop} (rows {top}:{bottom}, columns {left}:{right} of 480x640)'
+    if crop in _KITTI_CROPS:
+        top, bottom, left, right = _KITTI_CROPS[crop]
+        return f'{crop} (rows {top:.4f}:{bottom:.4f}, columns {left:.4f}:{right:.4f} of the size)'
+    return crop
+
+
+def crop_window(crop: str, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right) of a crop, half-open, for truth of `size_hw`.
+
+    Raises:
+        DataError: a crop that is defined for another size.
+        ValueError: an unknown crop.
+    """
+    height, width = size_hw
+    if crop == 'none':
+        return 0, height, 0, width
+    if crop in _NYU_CROPS:
+        if size_hw != _NYU_HW:
+            raise DataError(
+                f'crop {crop} is defined for truth of 480x640, this is {height}x{width}; '
+                'measure without crop, or give the truth at full size'
+            )
+        return _NYU_CROPS[crop]
+    if crop in _KITTI_CROPS:
+        top, bottom, left, right = _KITTI_CROPS[crop]
+        return int(top * height), int(bottom * height), int(left * width), int(right * width)
+    raise ValueError(f'crop {crop!r}, expected one of {", ".join(CROPS)}')
+
+
+def kb_window(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return (top, left) of the KITTI benchmark's window in a picture.
+
+    Raises:
+        DataError: the picture is smaller than the window.
+    """
+    top, left = size_hw[0] - KB_HW[0], (size_hw[1] - KB_HW[1]) // 2
+    if top < 0 or size_hw[1] < KB_HW[1]:
+        raise DataError(
+            f'the KB crop needs pictures of {KB_HW[0]}x{KB_HW[1]} or more, this is '
+            f'{size_hw[0]}x{size_hw[1]}; use protocol kitti_garg'
+        )
+    return top, left
 
 
 @dataclass(frozen=True)
@@ -97,6 +297,21 @@ class AlignedScore:
     boundary: BoundarySums
     scale: float
     shift: float
+    sdr: OrdinalSums
+    normals: NormalSums | None = None
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """What a prediction says about labelled pairs.
+
+    Attributes:
+        log_ratio: (P,) ln(d_a / d_b); NaN where there is no prediction.
+        relation: (P,) the label.
+    """
+
+    log_ratio: NDArray[np.float64]
+    relation: NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -109,7 +324,8 @@ class FrameScore:
         predicted: those of them that have a usable prediction.
         aligned: by alignment name.
         plane: errors of the best plane fitted to the truth, on all known pixels.
-        seconds: wall time of the pipeline's run.
+        seconds: wall time of the pipeline's runs.
+        pairs: None where the frame has no labelled pairs.
     """
 
     name: str
@@ -118,6 +334,7 @@ class FrameScore:
     aligned: dict[str, AlignedScore]
     plane: ErrorSums
     seconds: float = math.nan
+    pairs: PairScore | None = None
 
     @property
     def coverage(self) -> float:
@@ -136,14 +353,21 @@ class Example:
     predicted: NDArray[np.float32]
 
 
+ORDINAL_NAMES = ('sdr', 'sdr_eq', 'sdr_ne', 'whdr', 'wkdr', 'wkdr_eq', 'wkdr_ne')
+NORMAL_NAMES = tuple(NormalSums().values())
+
+
 @dataclass(frozen=True)
 class DatasetResult:
-    """A data set's scores; `summary` makes the numbers of the table."""
+    """A data set's scores; `summary` makes the numbers of the table.
+
+    `truth` is the reader's, `wkdr_threshold` the protocol's.
+    """
 
     name: str
     kind: str
     note: str
-    metric: bool
+    truth: str
     alignments: tuple[str, ...]
     frames: tuple[FrameScore, ...]
     skipped: tuple[Skipped, ...]
@@ -151,6 +375,12 @@ class DatasetResult:
     best: tuple[Example, ...] = ()
     size_hw: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
+    wkdr_threshold: float | None = None
+
+    @property
+    def metric(self) -> bool:
+        """True where the truth is in metres."""
+        return self.truth == 'metric'
 
     @property
     def coverage(self) -> float:
@@ -158,39 +388,72 @@ class DatasetResult:
         known = sum(frame.known for frame in self.frames)
         return sum(frame.predicted for frame in self.frames) / known if known else math.nan
 
+    @cached_property
+    def equal_threshold(self) -> float:
+        """The WKDR threshold in use; NaN when no pair is labelled equal, or none unequal."""
+        found = [frame.pairs for frame in self.frames if frame.pairs is not None]
+        relation = np.concatenate([np.zeros(0, np.int8), *(pairs.relation for pairs in found)])
+        if not (relation == 0).any() or (relation == 0).all():
+            return math.nan
+        if self.wkdr_threshold is not None:
+            return self.wkdr_threshold
+        return equal_error_threshold(np.concatenate([p.log_ratio for p in found]), relation)
+
     def summary(self, alignment: str, mode: str) -> dict[str, float | None]:
         """Metrics of the whole set under one alignment and mode; None where not defined.
 
-        Keys: METRIC_NAMES, 'boundary_f1', 'plane_abs_rel', 'plane_delta1', 'plane_rms',
-            'ratio_to_plane'
-        (AbsRel over the plane's AbsRel; below 1 beats the plane), 'frames' (that have a usable
-        pixel).
+        Keys: METRIC_NAMES, 'boundary_f1', ORDINAL_NAMES, 'wkdr_threshold', NORMAL_NAMES,
+        'scale_median' and 'scale_std' (of the frames' scales, the latter of scale over median
+        scale; median alignment only), 'plane_abs_rel', 'plane_delta1', 'plane_rms',
+        'ratio_to_plane' (AbsRel over the plane's AbsRel; below 1 beats the plane), 'frames' (that
+        have a usable pixel, or labelled pairs).
         """
-        scored = [frame for frame in self.frames if frame.aligned[alignment].errors.count]
-        if mode == 'pooled':
-            errors = ErrorSums()
-            plane = ErrorSums()
-            boundary = BoundarySums()
-            for frame in scored:
-                errors += frame.aligned[alignment].errors
-                plane += frame.plane
-                boundary += frame.aligned[alignment].boundary
-            values = errors.values()
-            plane_values = plane.values()
-            f1 = boundary.f1
-        elif mode == 'per-image':
-            values = _mean([frame.aligned[alignment].errors.values() for frame in scored])
-            plane_values = _mean([frame.plane.values() for frame in scored])
-            f1 = _mean([{'f1': frame.aligned[alignment].boundary.f1} for frame in scored]).get(
-                'f1', math.nan
-            )
-        else:
+        if mode not in MODES:
             raise ValueError(f'mode {mode!r}, expected one of {", ".join(MODES)}')
-        result: dict[str, float | None] = {'frames': len(scored)}
-        for name in METRIC_NAMES:
+        scored = [frame for frame in self.frames if frame.aligned[alignment].errors.count]
+        aligned = [frame.aligned[alignment] for frame in scored]
+        labelled = [frame for frame in self.frames if frame.pairs is not None]
+        if mode == 'pooled':
+            errors = sum((one.errors for one in aligned), ErrorSums())
+            plane = sum((frame.plane for frame in scored), ErrorSums())
+            boundary = sum((one.boundary for one in aligned), BoundarySums())
+            sdr = sum((one.sdr for one in aligned), OrdinalSums())
+            normals = sum(
+                (n for f in self.frames if (n := f.aligned[alignment].normals)), NormalSums()
+            )
+            values = {
+                **errors.values(),
+                'boundary_f1': boundary.f1,
+                **_rates('sdr', sdr),
+                **normals.values(),
+                **self._pair_values([f.pairs for f in labelled if f.pairs]),
+            }
+            plane_values = plane.values()
+        else:
+            values = {}
+            for rows in (
+                [one.errors.values() for one in aligned],
+                [{'boundary_f1': one.boundary.f1, **_rates('sdr', one.sdr)} for one in aligned],
+                [n.values() for f in self.frames if (n := f.aligned[alignment].normals)],
+                [self._pair_values([frame.pairs]) for frame in labelled if frame.pairs],
+            ):
+                values.update(_mean(rows))
+            plane_values = _mean([frame.plane.values() for frame in scored])
+        result: dict[str, float | None] = {
+            'frames': sum(
+                bool(frame.aligned[alignment].errors.count) or frame.pairs is not None
+                for frame in self.frames
+            )
+        }
+        for name in (*METRIC_NAMES, 'boundary_f1', *ORDINAL_NAMES, *NORMAL_NAMES):
             hidden = not self.metric and name in METRES_NEEDED
             result[name] = None if hidden else _number(values.get(name, math.nan))
-        result['boundary_f1'] = _number(f1)
+        result['wkdr_threshold'] = _number(self.equal_threshold)
+        result['scale_median'] = result['scale_std'] = None
+        if alignment == 'median' and aligned:
+            scales = np.array([one.scale for one in aligned])
+            result['scale_median'] = _number(float(np.median(scales)))
+            result['scale_std'] = _number(float(np.std(scales / np.median(scales))))
         result['plane_abs_rel'] = _number(plane_values.get('abs_rel', math.nan))
         result['plane_delta1'] = _number(plane_values.get('delta1', math.nan))
         result['plane_rms'] = _number(plane_values.get('rms', math.nan)) if self.metric else None
@@ -201,6 +464,23 @@ class DatasetResult:
             else None
         )
         return result
+
+    def _pair_values(self, found: Sequence[PairScore]) -> dict[str, float]:
+        """WHDR and, where pairs are labelled equal too, WKDR of the pairs taken together."""
+        if not found:
+            return {}
+        log_ratio = np.concatenate([pairs.log_ratio for pairs in found])
+        relation = np.concatenate([pairs.relation for pairs in found])
+        values = {'whdr': whdr(log_ratio, relation)}
+        if math.isfinite(self.equal_threshold):
+            values.update(
+                _rates('wkdr', OrdinalSums.of(log_ratio, relation, self.equal_threshold))
+            )
+        return values
+
+
+def _rates(name: str, sums: OrdinalSums) -> dict[str, float]:
+    return {name: sums.rate, f'{name}_eq': sums.rate_eq, f'{name}_ne': sums.rate_ne}
 
 
 def _number(value: float) -> float | None:
@@ -216,7 +496,9 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return result
 
 
-def resize_depth(depth: FloatImage, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+def resize_depth(
+    depth: FloatImage, size_hw: tuple[int, int], space: str = 'depth'
+) -> NDArray[np.float32]:
     """Bring a prediction to the truth's size.
 
     Bilinear where the four neighbours are finite, the nearest pixel elsewhere, so that an invalid
@@ -225,6 +507,7 @@ def resize_depth(depth: FloatImage, size_hw: tuple[int, int]) -> NDArray[np.floa
     Args:
         depth: (H, W), metres.
         size_hw: the truth's size.
+        space: what is interpolated, 'depth' or 'inv_depth'.
 
     Returns:
         (size_hw) float32.
@@ -233,12 +516,101 @@ def resize_depth(depth: FloatImage, size_hw: tuple[int, int]) -> NDArray[np.floa
     if source.shape == tuple(size_hw):
         return source
     size_wh = (size_hw[1], size_hw[0])
-    with np.errstate(invalid='ignore'):
+    with np.errstate(invalid='ignore', divide='ignore'):
+        linear = np.where(np.isfinite(source), 1 / source, np.nan) if space != 'depth' else source
         smooth = np.asarray(
-            cv2.resize(source, size_wh, interpolation=cv2.INTER_LINEAR), np.float32
+            cv2.resize(linear, size_wh, interpolation=cv2.INTER_LINEAR), np.float32
         )
+        if space != 'depth':
+            smooth = 1 / smooth
     nearest = np.asarray(cv2.resize(source, size_wh, interpolation=cv2.INTER_NEAREST), np.float32)
     return np.where(np.isfinite(smooth), smooth, nearest)
+
+
+def resample_truth(true: FloatImage, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Take the truth's pixel nearest to each pixel centre of another size; nothing is mixed."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        for new, old in zip(size_hw, true.shape, strict=True)
+    )
+    return np.asarray(true, np.float32)[rows[:, None], columns]
+
+
+def predict(
+    predictor: Predictor, sample: Sample, protocol: Protocol
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Run the model on a frame as the protocol says: input crop, mirrored picture.
+
+    Returns:
+        (H, W) depth at the picture's size, NaN outside of an input crop; the pipeline's notes.
+
+    Raises:
+        DataError: the picture is smaller than the input crop.
+    """
+    rgb, camera = sample.rgb, sample.camera
+    size_hw = (rgb.shape[0], rgb.shape[1])
+    top, left = 0, 0
+    if protocol.input_crop == 'kb':
+        top, left = kb_window(size_hw)
+        rgb = np.ascontiguousarray(rgb[top:, left : left + KB_HW[1]])
+        camera = None if camera is None else camera.cropped(left, top, KB_HW)
+    frame = predictor.run(rgb, camera)
+    depth, notes = frame.depth, tuple(frame.notes)
+    if protocol.flip != 'none':
+        depth = np.array(depth, np.float32)  # the pipeline's next run overwrites it
+        mirrored = None if camera is None else mirrored_camera(camera)
+        other = predictor.run(np.ascontiguousarray(rgb[:, ::-1]), mirrored).depth[:, ::-1]
+        depth = average_flipped(depth, other, protocol.flip, protocol.resize_in)
+    if protocol.input_crop == 'none':
+        return np.asarray(depth, np.float32), notes
+    full = np.full(size_hw, np.nan, np.float32)
+    full[top:, left : left + KB_HW[1]] = depth
+    return full, notes
+
+
+def mirrored_camera(camera: Camera) -> Camera:
+    """Return the camera of the mirrored picture: cx counts from the other side.
+
+    Raises:
+        DataError: the camera is distorted; its mirror image is none of the known lens models.
+    """
+    if camera.is_distorted:
+        raise DataError('the mirrored picture needs an undistorted camera; rectify first')
+    flat = camera.rectified()
+    return replace(flat, cx=camera.size_hw[1] - 1 - flat.cx)
+
+
+def average_flipped(
+    depth: FloatImage, flipped_back: FloatImage, flip: str, space: str
+) -> NDArray[np.float32]:
+    """Average a prediction with that of the mirrored picture, already mirrored back.
+
+    Args:
+        depth: (H, W) prediction of the picture, metres.
+        flipped_back: (H, W) prediction of the mirrored picture, mirrored back.
+        flip: 'mean' (DenseDepth), or 'ramp' (Monodepth's post-processing: near a side, where
+            stereo training leaves a shadow, the prediction that had it at the other side counts
+            alone).
+        space: what is averaged, 'depth' or 'inv_depth'.
+
+    Returns:
+        (H, W) float32; where only the first is finite and positive, or neither is, the first.
+    """
+    both = np.isfinite(depth) & np.isfinite(flipped_back) & (depth > 0) & (flipped_back > 0)
+    a = np.where(both, depth, 1.0).astype(np.float64)
+    b = np.where(both, flipped_back, 1.0).astype(np.float64)
+    if space == 'inv_depth':
+        a, b = 1 / a, 1 / b
+    mean = 0.5 * (a + b)
+    if flip == 'ramp':
+        # as in Monodepth's code: 1 - clip(20 (l - 0.05), 0, 1), l from 0 to 1 across the picture
+        across = np.linspace(0.0, 1.0, a.shape[1])
+        near_left = 1.0 - np.clip((across - RAMP) / RAMP, 0.0, 1.0)
+        near_right = near_left[::-1]
+        mean = near_left * b + near_right * a + (1.0 - near_left - near_right) * mean
+    if space == 'inv_depth':
+        mean = 1 / mean
+    return np.where(both, mean, depth).astype(np.float32)
 
 
 def score_frame(
@@ -247,17 +619,28 @@ def score_frame(
     """Measure one prediction.
 
     Args:
-        predicted: depth as the pipeline gave it.
+        predicted: depth as `predict` gave it, at the picture's size.
         sample: the frame with its truth.
         protocol: range and rules.
         alignments: those that apply to this data set.
 
     Returns:
         The scores, and the aligned depth images by alignment.
+
+    Raises:
+        DataError: the crop does not fit the truth, or a label lies outside of the picture.
     """
     true = sample.true_depth
-    at_truth = resize_depth(predicted, (true.shape[0], true.shape[1]))
-    valid = np.isfinite(true) & (true >= protocol.min_depth) & (true <= protocol.max_depth)
+    if protocol.truth_hw is not None:
+        true = resample_truth(true, protocol.truth_hw)
+    size_hw = (true.shape[0], true.shape[1])
+    at_truth = resize_depth(predicted, size_hw, protocol.resize_in)
+    top, bottom, left, right = crop_window(protocol.crop, size_hw)
+    area = np.zeros(size_hw, bool)
+    area[top:bottom, left:right] = True
+    with np.errstate(invalid='ignore'):
+        valid = area & (true > protocol.min_depth) & (true < protocol.max_depth)
+    true_normals = _true_normals(sample, true, protocol)
     scores = {}
     images = {}
     for name in alignments:
@@ -265,11 +648,17 @@ def score_frame(
             at_truth, true, valid, min_depth=protocol.min_depth, max_depth=protocol.max_depth
         )
         images[name] = aligned.depth
+        normals = None
+        if true_normals is not None and sample.camera is not None:
+            own = _normals(aligned.depth, sample.camera)
+            normals = NormalSums.of(own, true_normals, area)
         scores[name] = AlignedScore(
             ErrorSums.of(aligned.depth, true, valid),
             BoundarySums.of(aligned.depth, true, valid),
             aligned.scale,
             aligned.shift,
+            sdr_sums(aligned.depth, true, valid, pairs=protocol.sdr_pairs),
+            normals,
         )
     plane = plane_baseline(true, valid, min_depth=protocol.min_depth, max_depth=protocol.max_depth)
     score = FrameScore(
@@ -278,8 +667,73 @@ def score_frame(
         predicted=int(usable(at_truth, true, valid).sum()),
         aligned=scores,
         plane=ErrorSums.of(plane.depth, true, valid),
+        pairs=_pair_score(predicted, sample),
     )
     return score, images
+
+
+def _true_normals(
+    sample: Sample, true: FloatImage, protocol: Protocol
+) -> NDArray[np.floating[Any]] | None:
+    """Return the data set's normals, else those of the true depth where they are asked for."""
+    if sample.camera is None:
+        return None
+    if sample.normals is not None:
+        if sample.normals.shape[:2] != true.shape:
+            raise DataError(
+                f'{sample.name}: normals of {sample.normals.shape[:2]} for depth of {true.shape}; '
+                'measure at the size of the normals'
+            )
+        return sample.normals
+    return _normals(true, sample.camera) if protocol.normals else None
+
+
+def _normals(depth: FloatImage, camera: Camera) -> NDArray[np.float64]:
+    flat = camera.rectified().scaled((depth.shape[0], depth.shape[1]))
+    return normals_from_depth(depth, flat.fx, flat.fy, flat.cx, flat.cy)
+
+
+def _pair_score(predicted: FloatImage, sample: Sample) -> PairScore | None:
+    if sample.pairs is None:
+        return None
+    size_hw = (sample.rgb.shape[0], sample.rgb.shape[1])
+    try:
+        ratios = pair_log_ratios(resize_depth(predicted, size_hw), sample.pairs.uv)
+    except ValueError as error:
+        raise DataError(f'{sample.name}: {error}') from error
+    return PairScore(ratios, sample.pairs.relation)
+
+
+def applicable(protocol: Protocol, truth: str, output_kind: str) -> tuple[tuple[str, ...], str]:
+    """Choose the alignments of a protocol that mean something for this truth and network.
+
+    Args:
+        protocol: with the alignments that are wanted.
+        truth: the data set's, of readers.TRUTHS.
+        output_kind: the network's, of model_card.OUTPUT_KINDS.
+
+    Returns:
+        The alignments in the protocol's order, and, where there are none, the reason why.
+    """
+    if truth == 'pairs':  # order only: nothing to align
+        return ('none',), ''
+    metric_model = output_kind in METRIC_KINDS
+    known_to_scale = truth in ('metric', 'scale')
+    allowed = {
+        'none': truth == 'metric' and metric_model,
+        'median': known_to_scale
+        and (metric_model or output_kind == 'rel_depth' or protocol.median_for_relative),
+        'affine': True,
+        'affine_depth': known_to_scale,
+    }
+    chosen = tuple(name for name in protocol.alignments if allowed[name])
+    causes = {
+        'metric': f"the model's output is {output_kind}, which has no metric scale",
+        'scale': 'the truth is in a unit of its own',
+        'affine': 'the truth is known up to scale and shift',
+    }
+    others = ' and '.join(name for name, works in allowed.items() if works)
+    return chosen, f'{causes[truth]}; what means anything is {others}: add affine to --align'
 
 
 def evaluate(
@@ -287,7 +741,7 @@ def evaluate(
     reader: Reader,
     protocol: Protocol,
     *,
-    metric_model: bool = True,
+    output_kind: str = 'depth',
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetResult:
     """Run a model over a data set.
@@ -296,8 +750,8 @@ def evaluate(
         predictor: the pipeline.
         reader: the data set.
         protocol: range, alignments, modes.
-        metric_model: False when the network's output has no scale and shift of its own; then, as
-            for a data set without calibration, only 'affine' applies.
+        output_kind: what the network's output means, of model_card.OUTPUT_KINDS; together with
+            what the truth is known up to it decides which alignments apply.
         progress: called as (done, total) after every frame, skipped ones included.
 
     Returns:
@@ -306,20 +760,9 @@ def evaluate(
     Raises:
         DataError: no frame could be read, or none of the protocol's alignments applies.
     """
-    may_be_metric = metric_model and reader.metric
-    alignments = tuple(
-        name for name in protocol.alignments if may_be_metric or name not in NEEDS_METRIC
-    )
+    alignments, reason = applicable(protocol, reader.truth, output_kind)
     if not alignments:
-        cause = (
-            'the data set has no calibration'
-            if not reader.metric
-            else "the model's output is relative"
-        )
-        raise DataError(
-            f'{reader.name}: {cause}, so only affine alignment means anything; add affine to '
-            '--align'
-        )
+        raise DataError(f'{reader.name}: {reason}')
 
     frames: list[FrameScore] = []
     sizes: set[tuple[int, int]] = set()
@@ -328,10 +771,14 @@ def evaluate(
     best: list[tuple[float, int, Example]] = []
     for sample in reader:
         started = perf_counter()
-        frame = predictor.run(sample.rgb, sample.camera)
-        seconds = perf_counter() - started
-        notes.update(frame.notes)
-        score, images = score_frame(frame.depth, sample, protocol, alignments)
+        try:
+            depth, said = predict(predictor, sample, protocol)
+            seconds = perf_counter() - started
+            score, images = score_frame(depth, sample, protocol, alignments)
+        except DataError as error:
+            reader.skipped.append(Skipped(sample.name, str(error)))
+            continue
+        notes.update(said)
         frames.append(replace(score, seconds=seconds))
         sizes.add((sample.rgb.shape[0], sample.rgb.shape[1]))
         rank = score.aligned[alignments[0]].errors.abs_rel
@@ -346,14 +793,15 @@ def evaluate(
     if not frames:
         first = reader.skipped[0] if reader.skipped else Skipped('none', 'the data set is empty')
         raise DataError(
-            f'{reader.name}: none of {len(reader)} frames could be read; the first: {first.reason}'
+            f'{reader.name}: none of {len(reader)} frames could be measured; the first: '
+            f'{first.reason}'
         )
     worst_names = [item[2].name for item in worst]
     return DatasetResult(
         reader.name,
         reader.kind,
         reader.note,
-        reader.metric,
+        reader.truth,
         alignments,
         tuple(frames),
         tuple(reader.skipped),
@@ -365,6 +813,7 @@ def evaluate(
         ),
         size_hw=tuple(sorted(sizes)),
         notes=tuple(sorted(notes)),
+        wkdr_threshold=protocol.wkdr_threshold,
     )
 
 

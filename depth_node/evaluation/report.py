@@ -12,8 +12,15 @@ import shlex
 from typing import Any
 
 import cv2
-from depth_node.evaluation.metrics import METRIC_NAMES
-from depth_node.evaluation.protocols import DatasetResult, Example, Protocol
+from depth_node.evaluation.metrics import METRES_NEEDED, METRIC_NAMES
+from depth_node.evaluation.protocols import (
+    NORMAL_NAMES,
+    ORDINAL_NAMES,
+    DatasetResult,
+    Example,
+    Protocol,
+    describe_crop,
+)
 from depth_node.images import colorize
 from depth_node.model_card import ModelCard
 import numpy as np
@@ -41,6 +48,13 @@ CARD_METRICS = (
     'plane_abs_rel',
     'ratio_to_plane',
 )
+# Tables of the Markdown report: title, columns. One is left out where none of it was measured.
+TABLES = (
+    ('All metrics', (*(n for n in METRIC_NAMES if n != 'si_rmse'), 'boundary_f1')),
+    ('Order of pairs', (*ORDINAL_NAMES, 'wkdr_threshold')),
+    ('Normals', NORMAL_NAMES),
+    ('Median scaling', ('scale_median', 'scale_std')),
+)
 ERROR_FULL_SCALE = 0.5  # relative error painted as the end of the error scale
 PLANE_NOTE = (
     'plane: best plane in inverse depth, fitted to the truth of each frame; '
@@ -54,7 +68,7 @@ class Run:
 
     Attributes:
         model: the card's name.
-        file: the ONNX file's name.
+        file: name of the ONNX file or checkpoint.
         sha256: its hash.
         backend: the backend's name.
         precision: the precision that ran.
@@ -85,15 +99,23 @@ class Run:
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
-    """The table's rows: data set x mode x alignment, with all summary values under their keys."""
+    """The table's rows: data set x mode x alignment, with all summary values under their keys.
+
+    Each names its protocol, crop, cap and variant of the truth too: a row that is copied out of
+    the report must say what it may be compared with.
+    """
     found = []
     for result in run.results:
         for mode in run.protocol.modes:
             for alignment in result.alignments:
                 row: dict[str, Any] = {
                     'dataset': result.name,
+                    'protocol': run.protocol.name,
                     'mode': mode,
                     'alignment': alignment,
+                    'crop': run.protocol.crop,
+                    'max_depth_m': run.protocol.max_depth,
+                    'truth': result.note,
                 }
                 row.update(result.summary(alignment, mode))
                 row['coverage'] = result.coverage if math.isfinite(result.coverage) else None
@@ -133,7 +155,26 @@ def text_table(run: Run) -> str:
         for line in cells
     ]
     lines.insert(1, '  '.join('-' * width for width in widths))
+    lines += _ordinal_lines(run)
+    lines += [
+        f'data {result.name}: {result.note}; {run.protocol.describe(result.truth)}'
+        for result in run.results
+    ]
     return '\n'.join([run.headline(), *lines, PLANE_NOTE])
+
+
+def _ordinal_lines(run: Run) -> list[str]:
+    """One line per row that has labelled pairs: they do not fit into the table's columns."""
+    found = []
+    for row in rows(run):
+        if row['whdr'] is not None or row['wkdr'] is not None:
+            parts = [
+                f'{name.upper()} {100 * row[name]:.2f} %'
+                for name in ('whdr', 'wkdr', 'wkdr_eq', 'wkdr_ne')
+                if row[name] is not None
+            ]
+            found.append(f'{row["dataset"]} {row["mode"]}: ' + ', '.join(parts))
+    return list(dict.fromkeys(found))
 
 
 def to_json(run: Run) -> dict[str, Any]:
@@ -149,10 +190,18 @@ def to_json(run: Run) -> dict[str, Any]:
         'date': run.date,
         'version': run.version,
         'protocol': {
+            'name': run.protocol.name,
             'alignments': list(run.protocol.alignments),
             'modes': list(run.protocol.modes),
             'min_depth_m': run.protocol.min_depth,
             'max_depth_m': run.protocol.max_depth,
+            'crop': describe_crop(run.protocol.crop),
+            'input_crop': run.protocol.input_crop,
+            'truth_hw': None if run.protocol.truth_hw is None else list(run.protocol.truth_hw),
+            'resize_in': run.protocol.resize_in,
+            'flip': run.protocol.flip,
+            'sdr_pairs': run.protocol.sdr_pairs,
+            'wkdr_threshold': run.protocol.wkdr_threshold,
         },
         'rows': rows(run),
         'datasets': [_dataset_json(result, run.protocol) for result in run.results],
@@ -166,7 +215,8 @@ def _dataset_json(result: DatasetResult, protocol: Protocol) -> dict[str, Any]:
         'kind': result.kind,
         'note': result.note,
         'metric': result.metric,
-        'protocol': protocol.describe(result.metric),
+        'truth_known_up_to': result.truth,
+        'protocol': protocol.describe(result.truth),
         'frames_read': len(result.frames),
         'skipped': [{'name': item.name, 'reason': item.reason} for item in result.skipped],
         'notes': list(result.notes),
@@ -184,9 +234,15 @@ def _dataset_json(result: DatasetResult, protocol: Protocol) -> dict[str, Any]:
                         **{
                             key: _finite(value)
                             for key, value in score.errors.values().items()
-                            if result.metric or key not in ('rms', 'sq_rel')
+                            if result.metric or key not in METRES_NEEDED
                         },
                         'boundary_f1': _finite(score.boundary.f1),
+                        'sdr': _finite(score.sdr.rate),
+                        **(
+                            {}
+                            if score.normals is None
+                            else {k: _finite(v) for k, v in score.normals.values().items()}
+                        ),
                         'scale': _finite(score.scale),
                         'shift': _finite(score.shift),
                     }
@@ -221,30 +277,34 @@ def markdown(run: Run, sheets: Sequence[str] = ()) -> str:
         f'- command: `{run.command}`',
         '- per-image: mean of the values of the frames; pooled: one value over all pixels',
         f'- {PLANE_NOTE}',
+        f'- protocol: {run.protocol.name}; crop {describe_crop(run.protocol.crop)}; range '
+        f'{run.protocol.min_depth:g} to {run.protocol.max_depth:g} m',
         '- alignment none: metric, as the robot gets it; median: times median(truth) / '
-        'median(prediction) per '
-        'frame; affine: scale and shift of inverse depth per frame by least squares',
+        'median(prediction) per frame; affine: scale and shift of inverse depth per frame by '
+        'least squares; affine_depth: the same of depth',
         '',
         '| ' + ' | '.join(COLUMNS) + ' |',
         '|' + '---|' * len(COLUMNS),
     ]
     table = rows(run)
     lines += ['| ' + ' | '.join(_cells(row)) + ' |' for row in table]
-    lines += ['', '## All metrics', '']
-    names = (*METRIC_NAMES, 'boundary_f1')
-    lines += [
-        '| data set | mode | alignment | ' + ' | '.join(names) + ' |',
-        '|' + '---|' * (len(names) + 3),
-    ]
-    for row in table:
-        values = ['-' if row[name] is None else f'{row[name]:.4f}' for name in names]
-        lines.append(
-            '| ' + ' | '.join([row['dataset'], row['mode'], row['alignment'], *values]) + ' |'
-        )
+    for title, names in TABLES:
+        if all(row[name] is None for row in table for name in names):
+            continue
+        lines += ['', f'## {title}', '']
+        lines += [
+            '| data set | mode | alignment | ' + ' | '.join(names) + ' |',
+            '|' + '---|' * (len(names) + 3),
+        ]
+        for row in table:
+            values = ['-' if row[name] is None else f'{row[name]:.4f}' for name in names]
+            lines.append(
+                '| ' + ' | '.join([row['dataset'], row['mode'], row['alignment'], *values]) + ' |'
+            )
     lines += ['', '## Data', '']
     for result in run.results:
         lines.append(
-            f'- **{result.name}**: {result.note}; {run.protocol.describe(result.metric)}; '
+            f'- **{result.name}**: {result.note}; {run.protocol.describe(result.truth)}; '
             f'{len(result.frames)} frames read, {len(result.skipped)} skipped'
         )
         lines += [f'  - {note}' for note in result.notes]
@@ -287,7 +347,7 @@ def contact_sheet(run: Run, result: DatasetResult) -> NDArray[np.uint8]:
         f'{len(result.frames)} frames, {len(result.skipped)} skipped, coverage '
         f'{100 * result.coverage:.1f} %; '
         f'alignment of the pictures: {result.alignments[0]}; filters {run.filters}',
-        f'{run.protocol.describe(result.metric)}',
+        f'{run.protocol.describe(result.truth)}',
     ]
     for mode in run.protocol.modes:
         parts = []
@@ -416,7 +476,7 @@ def card_entry(run: Run, result: DatasetResult, mode: str = 'per-image') -> dict
         'skipped': len(result.skipped),
         'coverage': _rounded(result.coverage),
         'mode': mode,
-        'protocol': f'{run.protocol.describe(result.metric)}; filters {run.filters}',
+        'protocol': f'{run.protocol.describe(result.truth)}; filters {run.filters}',
         'backend': run.backend,
         'command': run.command,
         'date': run.date,

@@ -141,11 +141,12 @@ def test_one_useless_data_set_fails_the_call_after_the_others(cli_here, tiny_car
     write_rendered(tmp_path / 'frames', 1)
     (tmp_path / 'bad').mkdir()
     (tmp_path / 'bad/a.jpg').write_bytes(b'nothing')
+    np.save(tmp_path / 'bad/a.npy', np.full((24, 40), 2.0))
     before = (tmp_path / 'tiny.yaml').read_bytes()
     result = cli_here('evaluate', '--model', 'tiny', '--data', 'folder:bad', '--data',
                       'rendered:frames', '--update-card')
     assert result.returncode == 1
-    assert 'bad: none of 1 frames could be read' in result.stderr
+    assert 'bad: none of 1 frames could be measured' in result.stderr
     assert 'rendered/test' in result.stdout
     assert 'the card was not changed' in result.stderr
     assert (tmp_path / 'tiny.yaml').read_bytes() == before
@@ -163,13 +164,21 @@ def test_same_data_set_twice_keeps_two_names(cli_here, tiny_card, tmp_path):
 
 @pytest.mark.parametrize(('options', 'status', 'text'), [
     (['--data', 'nyu:x'], 1, "unknown kind 'nyu'"),
-    (['--data', 'rendered:nowhere'], 1, 'nowhere: nothing there'),
+    (['--data', 'rendered:nowhere'], 1, 'nowhere/test: no such folder'),
     ([], 2, '--data'),
     (['--data', 'rendered:frames', '--align', 'scale'], 2, 'none,median,affine'),
     (['--data', 'rendered:frames', '--mode', 'mean'], 2, 'per-image,pooled'),
     (['--data', 'rendered:frames', '--k', '1,2'], 2, 'FX,FY,CX,CY'),
     (['--data', 'rendered:frames', '--k', '1,2,3,4'], 2, '--k is for folder'),
     (['--data', 'rendered:frames', '--min-depth', '12'], 2, 'not below --max-depth'),
+    (['--data', 'rendered:frames', '--protocol', 'nyu'], 2, 'nyu_eigen'),
+    (['--data', 'rendered:frames', '--protocol', 'nyu_eigen', '--min-depth', '12'], 2,
+     '--min-depth 12 is not below --max-depth 10'),
+    (['--data', 'rendered:frames', '--protocol', 'nyu_eigen'], 1, 'this is 24x40'),
+    (['--data', 'rendered:frames', '--crop', 'garg'], 2, 'kitti_garg'),
+    (['--data', 'rendered:frames', '--flip', 'yes'], 2, 'ramp'),
+    (['--data', 'rendered:frames', '--scale', '0'], 2, 'above 0'),
+    (['--data', 'rendered:frames', '--checkpoint', 'none.ckpt'], 2, 'drop --model'),
     (['--data', 'rendered:frames', '--update-card', '--limit', '1'], 2, 'drop --limit'),
     (['--data', 'rendered:frames', '--model', 'nothing'], 1, 'nothing'),
     (['--data', 'rendered:frames', '--backend', 'cuda'], 1, "backend 'cuda'"),
@@ -182,6 +191,76 @@ def test_wrong_usage_is_explained(cli_here, tiny_card, tmp_path, options, status
     assert result.returncode == status
     assert text in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+def test_a_named_protocol_sets_the_rules_and_options_change_them(cli_here, tiny_card, tmp_path):
+    tiny_card()
+    write_rendered(tmp_path / 'frames', 1)
+    call = ['evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--json']
+    data = json.loads(cli_here(*call, '--protocol', 'kitti_garg').stdout)
+    assert [(row['mode'], row['alignment']) for row in data['rows']] == [
+        ('per-image', 'none'), ('per-image', 'median')]
+    assert data['protocol']['name'] == 'kitti_garg'
+    assert data['protocol']['max_depth_m'] == 80
+    assert data['command'].endswith('--protocol kitti_garg')
+    # Garg's rows and columns of a 24x40 picture: 9:23, 1:38
+    assert data['datasets'][0]['frames'][0]['known_pixels'] == (23 - 9) * (38 - 1)
+    data = json.loads(cli_here(*call, '--protocol', 'kitti_garg', '--crop', 'none', '--mode',
+                               'pooled', '--max-depth', '80').stdout)
+    assert data['protocol']['name'] == 'kitti_garg (changed: modes, crop)'
+    assert data['rows'][0]['crop'] == 'none'
+    assert {row['mode'] for row in data['rows']} == {'pooled'}
+
+
+def test_flip_and_resizing_reach_the_pipeline(cli_here, tiny_card, tmp_path):
+    """The tiny network looks at single pixels, so a mirrored picture changes nothing."""
+    tiny_card(size_hw=(12, 20))
+    write_rendered(tmp_path / 'frames', 2)
+    call = ['evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--json', '--align',
+            'none', '--mode', 'pooled', '--max-depth', '20', '--backend', 'onnxruntime']
+    found = {}
+    for name, more in (('plain', []), ('flip', ['--flip', 'mean']),
+                       ('inverse', ['--resize-in', 'inv_depth'])):
+        data = json.loads(cli_here(*call, *more).stdout)
+        found[name] = data['rows'][0]['abs_rel']
+    assert found['flip'] == pytest.approx(found['plain'], rel=1e-3)
+    # harmonic means of neighbours are smaller than arithmetic ones, and all is too far here
+    assert found['inverse'] < found['plain'] - 1e-5
+
+
+def test_a_given_scale_makes_a_prediction_metric(cli_here, tiny_card, tmp_path):
+    tiny_card(changes={'output': {'kind': 'rel_depth', 'unit': 'none', 'range_m': None}})
+    write_rendered(tmp_path / 'frames', 2)
+    call = ['evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--json',
+            '--max-depth', '20']
+    rows = json.loads(cli_here(*call).stdout)['rows']
+    assert {row['alignment'] for row in rows} == {'median', 'affine_depth'}
+    scaled = json.loads(cli_here(*call, '--scale', 1 / FACTOR).stdout)
+    row = scaled['rows'][0]
+    assert row['alignment'] == 'none'
+    assert row['abs_rel'] == pytest.approx(0, abs=0.001)
+    assert '--scale 0.8' in scaled['command']
+
+
+def test_median_scaling_of_a_disparity_network_on_request(cli_here, tiny_card, tmp_path):
+    tiny_card(changes={'output': {'kind': 'rel_inv_depth', 'unit': 'none', 'range_m': None}})
+    write_rendered(tmp_path / 'frames', 2)
+    result = cli_here('evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--json',
+                      '--align', 'median')
+    rows = json.loads(result.stdout)['rows']
+    assert {row['alignment'] for row in rows} == {'median'}
+    assert rows[0]['scale_std'] is not None
+
+
+def test_the_help_knows_all_protocols(cli_here):
+    from depth_node.cli import evaluate as verb
+    from depth_node.evaluation import metrics, protocols
+    assert set(verb._PROTOCOLS) == set(protocols.PROTOCOLS)
+    assert verb._CROPS == protocols.CROPS
+    assert set(verb._SPACES) == set(protocols.SPACES)
+    assert verb._FLIPS == protocols.FLIPS
+    assert verb._ALIGNMENTS == tuple(metrics.ALIGNMENTS)
+    assert verb._MODES == protocols.MODES
 
 
 def test_a_relative_network_is_measured_affine_only(cli_here, tiny_card, tmp_path):

@@ -9,6 +9,14 @@ import pytest
 SIZE_HW = (12, 17)
 
 
+def compute(*images):
+    return metrics.ErrorSums.of(*images).values()
+
+
+def boundary_f1(*images):
+    return metrics.BoundarySums.of(*images).f1
+
+
 def random_pair(seed=0, holes=True):
     rng = np.random.default_rng(seed)
     true = rng.uniform(0.4, 6.0, SIZE_HW).astype(np.float32)
@@ -47,6 +55,10 @@ def by_loops(predicted, true, valid):
             sum((a - b) ** 2 for a in log_errors for b in log_errors) / (2 * n * n)
         ),
         'silog': 100 * math.sqrt(sum(e * e for e in log_errors) / n - alpha**2),
+        # MegaDepth's way to write it
+        'si_rmse': math.sqrt(sum(e * e for e in log_errors) / n - (sum(log_errors) / n) ** 2),
+        # what MiDaS prints, in percent
+        'above1': sum(max(d / t, t / d) > 1.25 for d, t in pairs) / n,
     }
     for power in (1, 2, 3):
         inside = sum(max(d / t, t / d) < 1.25**power for d, t in pairs)
@@ -56,35 +68,16 @@ def by_loops(predicted, true, valid):
 
 def test_all_metrics_agree_with_plain_loops():
     predicted, true, valid = random_pair()
-    found = metrics.compute(predicted, true, valid)
+    found = compute(predicted, true, valid)
     expected = by_loops(predicted, true, valid)
     assert set(found) == set(expected) == set(metrics.METRIC_NAMES)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-9), name
 
 
-@pytest.mark.parametrize(
-    'name', ['abs_rel', 'sq_rel', 'log10', 'rms', 'rms_log', 'sc_inv', 'silog']
-)
-def test_functions_give_their_own_metric(name):
-    predicted, true, valid = random_pair(1)
-    value = getattr(metrics, name)(predicted, true, valid)
-    assert value == pytest.approx(by_loops(predicted, true, valid)[name], rel=1e-9)
-
-
-@pytest.mark.parametrize('power', [1, 2, 3])
-def test_delta_function(power):
-    predicted, true, valid = random_pair(2)
-    expected = by_loops(predicted, true, valid)[f'delta{power}']
-    assert 0 < expected < 1
-    assert metrics.delta(predicted, true, valid, power=power) == pytest.approx(expected)
-    with pytest.raises(ValueError, match='power 1, 2 and 3'):
-        metrics.delta(predicted, true, valid, power=4)
-
-
 def test_perfect_prediction():
     _, true, valid = random_pair(holes=False)
-    found = metrics.compute(true, true, valid)
+    found = compute(true, true, valid)
     for name in ('abs_rel', 'sq_rel', 'log10', 'rms', 'rms_log', 'sc_inv', 'silog'):
         assert found[name] == 0, name
     assert found['delta1'] == found['delta2'] == found['delta3'] == 1
@@ -93,7 +86,7 @@ def test_perfect_prediction():
 def test_known_offset():
     true = np.full(SIZE_HW, 2.0)
     true[:, ::2] = 4.0  # 9 of 17 columns
-    found = metrics.compute(true + 0.5, true)
+    found = compute(true + 0.5, true)
     near, far = 8 / 17, 9 / 17
     assert found['abs_rel'] == pytest.approx(near * 0.25 + far * 0.125)
     assert found['sq_rel'] == pytest.approx(near * 0.125 + far * 0.0625)
@@ -104,7 +97,7 @@ def test_known_offset():
 
 def test_known_factor_is_no_scale_invariant_error():
     _, true, _ = random_pair(holes=False)
-    found = metrics.compute(3.0 * true.astype(np.float64), true)
+    found = compute(3.0 * true.astype(np.float64), true)
     assert found['sc_inv'] == pytest.approx(0, abs=1e-12)
     assert found['rms_log'] == pytest.approx(math.log(3))
     assert found['log10'] == pytest.approx(math.log10(3))
@@ -112,16 +105,23 @@ def test_known_factor_is_no_scale_invariant_error():
     assert found['delta3'] == 0
 
 
-def test_division_is_by_the_truth():
+def test_trap_02_division_is_by_the_truth():
+    """DenseDepth's released code swaps the two: its rel reads 0.1274 instead of 0.1234."""
     assert metrics.abs_rel(np.array([[1.0]]), np.array([[4.0]])) == pytest.approx(0.75)
     assert metrics.abs_rel(np.array([[4.0]]), np.array([[1.0]])) == pytest.approx(3.0)
+    predicted, true, _ = random_pair(12, holes=False)
+    right, swapped = compute(predicted, true), compute(true, predicted)
+    for name in ('abs_rel', 'sq_rel'):
+        assert abs(right[name] / swapped[name] - 1) > 0.05, name
+    for name in set(metrics.METRIC_NAMES) - {'abs_rel', 'sq_rel'}:  # a swap cannot be seen there
+        assert right[name] == pytest.approx(swapped[name], rel=1e-9), name
 
 
 def test_pooled_sums_equal_one_large_image():
     a, b = random_pair(3), random_pair(4)
     both = [np.concatenate(pair, axis=0) for pair in zip(a, b, strict=True)]
     pooled = metrics.ErrorSums.of(*a) + metrics.ErrorSums.of(*b)
-    for name, value in metrics.compute(*both).items():
+    for name, value in compute(*both).items():
         assert pooled.values()[name] == pytest.approx(value, rel=1e-12), name
     assert sum([pooled], metrics.ErrorSums()) == pooled
 
@@ -147,9 +147,9 @@ def test_empty_selection_is_nan_not_zero(case):
         predicted[:] = np.inf
     else:
         predicted, true, valid = (np.zeros((0, 5)) for _ in range(3))
-    found = metrics.compute(predicted, true, valid)
+    found = compute(predicted, true, valid)
     assert all(math.isnan(value) for value in found.values())
-    assert math.isnan(metrics.boundary_f1(predicted, true, valid))
+    assert math.isnan(boundary_f1(predicted, true, valid))
     for align in metrics.ALIGNMENTS.values():
         aligned = align(predicted, true, valid)
         assert aligned.depth.shape == true.shape
@@ -158,9 +158,9 @@ def test_empty_selection_is_nan_not_zero(case):
 
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match=r'\(17, 12\).*\(12, 17\).*resize'):
-        metrics.compute(np.ones((17, 12)), np.ones(SIZE_HW))
+        compute(np.ones((17, 12)), np.ones(SIZE_HW))
     with pytest.raises(ValueError, match='valid'):
-        metrics.compute(np.ones(SIZE_HW), np.ones(SIZE_HW), np.ones((3, 3), bool))
+        compute(np.ones(SIZE_HW), np.ones(SIZE_HW), np.ones((3, 3), bool))
 
 
 def step_image(column, near=1.0, far=2.0):
@@ -170,16 +170,16 @@ def step_image(column, near=1.0, far=2.0):
 
 
 def test_boundary_f1_of_identical_map_is_one():
-    assert metrics.boundary_f1(step_image(9), step_image(9)) == 1
-    assert metrics.boundary_f1(step_image(9).T, step_image(9).T) == 1
-    assert metrics.boundary_f1(7 * step_image(9), step_image(9)) == 1  # scale does not matter
+    assert boundary_f1(step_image(9), step_image(9)) == 1
+    assert boundary_f1(step_image(9).T, step_image(9).T) == 1
+    assert boundary_f1(7 * step_image(9), step_image(9)) == 1  # scale does not matter
 
 
 def test_boundary_f1_of_shifted_or_reversed_step_is_zero():
-    assert metrics.boundary_f1(step_image(10), step_image(9)) == 0
-    assert metrics.boundary_f1(step_image(9, 2.0, 1.0), step_image(9)) == 0
-    assert metrics.boundary_f1(np.ones((8, 20)), step_image(9)) == 0
-    assert math.isnan(metrics.boundary_f1(np.ones((8, 20)), np.ones((8, 20))))
+    assert boundary_f1(step_image(10), step_image(9)) == 0
+    assert boundary_f1(step_image(9, 2.0, 1.0), step_image(9)) == 0
+    assert boundary_f1(np.ones((8, 20)), step_image(9)) == 0
+    assert math.isnan(boundary_f1(np.ones((8, 20)), np.ones((8, 20))))
 
 
 def test_boundary_f1_of_a_weak_step_counts_only_low_thresholds():
@@ -187,7 +187,7 @@ def test_boundary_f1_of_a_weak_step_counts_only_low_thresholds():
     weak = step_image(9, 1.0, 1.12)
     thresholds = np.linspace(0.05, 0.25, 10)
     expected = thresholds[thresholds < 0.12].sum() / thresholds.sum()
-    assert metrics.boundary_f1(weak, step_image(9)) == pytest.approx(expected)
+    assert boundary_f1(weak, step_image(9)) == pytest.approx(expected)
 
 
 def boundary_by_loops(predicted, true, valid):
@@ -216,7 +216,7 @@ def test_boundary_f1_agrees_with_plain_loops():
     predicted, true, valid = random_pair(5)
     expected = boundary_by_loops(predicted, true, valid)
     assert 0.2 < expected < 0.95
-    assert metrics.boundary_f1(predicted, true, valid) == pytest.approx(expected, rel=1e-9)
+    assert boundary_f1(predicted, true, valid) == pytest.approx(expected, rel=1e-9)
 
 
 def test_boundary_sums_pool():
@@ -335,3 +335,225 @@ def test_without_a_cap_what_would_lie_behind_the_camera_is_as_far_as_the_truth()
     aligned = metrics.align_affine(predicted, true, valid)
     assert aligned.shift == pytest.approx(-0.3)
     assert aligned.depth[2, 19] == pytest.approx(20)
+
+
+def test_affine_alignment_in_depth_recovers_scale_and_shift_of_depth():
+    _, true, valid = random_pair(13, holes=False)
+    predicted = (true.astype(np.float64) - 0.3) / 1.7 + 1.0  # true = 1.7 predicted - 1.4
+    predicted[3, 3] = np.nan
+    aligned = metrics.align_affine_depth(predicted, true, valid, max_depth=10.0)
+    assert aligned.space == 'depth'
+    assert (aligned.scale, aligned.shift) == pytest.approx((1.7, -1.4), rel=1e-6)
+    assert metrics.abs_rel(aligned.depth, true) == pytest.approx(0, abs=1e-6)
+    assert np.isnan(aligned.depth[3, 3])
+    inverse = metrics.align_affine(predicted, true, valid, max_depth=10.0)
+    assert metrics.abs_rel(inverse.depth, true) > 0.01  # the other space does not fit it
+
+
+def test_affine_alignment_in_depth_is_least_squares_and_clamps():
+    predicted, true, valid = random_pair(14)
+    good = metrics.usable(predicted, true, valid)
+    design = np.stack([predicted[good].astype(float), np.ones(good.sum())], axis=1)
+    scale, shift = np.linalg.lstsq(design, true[good].astype(float), rcond=None)[0]
+    aligned = metrics.align_affine_depth(predicted, true, valid)
+    assert (aligned.scale, aligned.shift) == pytest.approx((scale, shift), rel=1e-6)
+    assert np.nanmax(aligned.depth) <= true[good].max()
+    constant = metrics.align_affine_depth(np.full((1, 3), 7.0), np.array([[1.0, 2.0, 6.0]]))
+    assert constant.scale == 0
+    assert constant.depth == pytest.approx(np.full((1, 3), 3.0))
+
+
+# --- order of pairs
+
+
+def random_pairs(seed, count=400):
+    rng = np.random.default_rng(seed)
+    relation = rng.integers(-1, 2, count).astype(np.int8)
+    log_ratio = 0.08 * relation + rng.normal(0, 0.06, count)
+    log_ratio[:7] = np.nan
+    return log_ratio, relation
+
+
+def test_wkdr_agrees_with_plain_loops():
+    log_ratio, relation = random_pairs(0)
+    threshold = 0.04
+    wrong = {0: [], 1: []}
+    for ratio, label in zip(np.exp(log_ratio), relation, strict=True):
+        if math.isnan(ratio):
+            found = None
+        elif ratio > 1 + threshold:
+            found = 1
+        elif ratio < 1 / (1 + threshold):
+            found = -1
+        else:
+            found = 0
+        wrong[abs(int(label))].append(found != label)
+    sums = metrics.OrdinalSums.of(log_ratio, relation, threshold)
+    assert sums.rate == pytest.approx(np.mean(wrong[0] + wrong[1]))
+    assert sums.rate_eq == pytest.approx(np.mean(wrong[0]))
+    assert sums.rate_ne == pytest.approx(np.mean(wrong[1]))
+    assert 0 < sums.rate_eq < 1
+    assert 0 < sums.rate_ne < 1
+    halves = [metrics.OrdinalSums.of(log_ratio[k::2], relation[k::2], threshold) for k in (0, 1)]
+    assert halves[0] + halves[1] == sums
+    assert math.isnan(metrics.OrdinalSums().rate)
+    with pytest.raises(ValueError, match=r'\(400,\) ratios and \(3,\) relations'):
+        metrics.OrdinalSums.of(log_ratio, relation[:3], threshold)
+
+
+def test_whdr_has_no_class_of_equals():
+    relation = np.array([1, 1, -1, -1, 1, -1, 0], np.int8)
+    log_ratio = np.array([0.001, -0.5, -0.001, 0.2, 0.0, np.nan, 0.3])
+    # right: 1st and 3rd, however small; a tie and a hole are wrong; equal pairs do not count
+    assert metrics.whdr(log_ratio, relation) == pytest.approx(4 / 6)
+    assert math.isnan(metrics.whdr(np.zeros(2), np.zeros(2, np.int8)))
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_wkdr_threshold_makes_both_errors_alike(seed):
+    log_ratio, relation = random_pairs(seed, 150)
+    threshold = metrics.equal_error_threshold(log_ratio, relation)
+    assert 0 < threshold < 0.3
+
+    def gap(candidate):
+        sums = metrics.OrdinalSums.of(log_ratio, relation, candidate)
+        return abs(sums.rate_eq - sums.rate_ne)
+
+    everywhere = min(gap(candidate) for candidate in np.linspace(0, 0.4, 4001))
+    assert gap(threshold) <= everywhere + 1e-12
+    assert math.isnan(metrics.equal_error_threshold(log_ratio, np.ones(150, np.int8)))
+    assert math.isnan(metrics.equal_error_threshold(log_ratio, np.zeros(150, np.int8)))
+
+
+def test_pairs_are_looked_up_at_column_and_row():
+    depth = np.arange(1.0, 13.0).reshape(3, 4)
+    depth[2, 0] = np.nan
+    depth[0, 3] = np.inf
+    uv = np.array([[1, 2, 3, 0], [3, 1, 0, 0], [0, 2, 1, 1], [1.4, 0.6, 2.5, 1.5]], np.float32)
+    found = metrics.pair_log_ratios(depth, uv)
+    # (u 1, v 2) is 10 against an infinite one; (3, 1) is 8, (0, 0) is 1; rounded (1, 1), (3, 2)
+    assert np.isnan(found[[0, 2]]).all()
+    assert found[[1, 3]] == pytest.approx([math.log(8), math.log(6 / 12)])
+    for wrong in (np.array([[4, 0, 0, 0]]), np.array([[0, 3, 0, 0]]), np.array([[-1, 0, 0, 0]])):
+        with pytest.raises(ValueError, match='the image is'):
+            metrics.pair_log_ratios(depth, wrong.astype(np.float32))
+    with pytest.raises(ValueError, match='expected'):
+        metrics.pair_log_ratios(depth, np.zeros((3, 2)))
+
+
+def test_sdr_approaches_the_share_over_all_pairs():
+    predicted, true, valid = random_pair(15)
+    good = np.flatnonzero(metrics.usable(true, true, valid))
+    d, t = predicted.ravel()[good].astype(float), true.ravel()[good].astype(float)
+
+    def order(a, b):  # MegaDepth: +1 above 1.1, -1 below 1 / 1.1, else 0
+        if not (math.isfinite(a) and math.isfinite(b) and a > 0 and b > 0):
+            return None
+        return 1 if a / b > 1.1 else -1 if a / b < 1 / 1.1 else 0
+
+    pairs = [(i, j) for i in range(d.size) for j in range(d.size) if i != j]
+    wrong = [(order(t[i], t[j]), order(d[i], d[j]) != order(t[i], t[j])) for i, j in pairs]
+    sums = metrics.sdr_sums(predicted, true, valid, pairs=60_000)
+    deviation = 4 * math.sqrt(0.25 / 60_000)
+    assert sums.rate == pytest.approx(np.mean([w for _, w in wrong]), abs=deviation)
+    unequal = [w for label, w in wrong if label]
+    assert sums.rate_ne == pytest.approx(np.mean(unequal), abs=deviation)
+    assert 0.05 < sums.rate < 0.6
+    assert metrics.sdr_sums(true, true, valid, pairs=500).rate == 0
+    assert metrics.sdr_sums(5 * true, true, valid, pairs=500).rate == 0
+    assert metrics.sdr_sums(9 - true, true, valid, pairs=500).rate_ne == 1  # the order reversed
+    assert metrics.sdr_sums(predicted, true, valid, pairs=500) == metrics.sdr_sums(
+        predicted, true, valid, pairs=500
+    )
+
+
+def test_sdr_without_two_known_pixels_is_empty():
+    true = np.full(SIZE_HW, np.nan)
+    true[3, 4] = 2.0
+    assert math.isnan(metrics.sdr_sums(np.ones(SIZE_HW), true, pairs=100).rate)
+    assert metrics.sdr_sums(np.ones(SIZE_HW), np.ones(SIZE_HW), pairs=0) == metrics.OrdinalSums()
+    with pytest.raises(ValueError, match='resize'):
+        metrics.sdr_sums(np.ones((3, 3)), true, pairs=100)
+
+
+# --- normals
+
+
+def plane_depth(normal, offset, fx, fy, cx, cy, size_hw=(20, 31)):
+    v, u = np.mgrid[0 : size_hw[0], 0 : size_hw[1]]
+    return offset / (normal[0] * (u - cx) / fx + normal[1] * (v - cy) / fy + normal[2])
+
+
+@pytest.mark.parametrize('direction', [(0, 0, 1), (0.3, -0.2, 0.9), (-0.5, 0.4, 0.6)])
+def test_normals_of_a_plane_are_its_normal_towards_the_camera(direction):
+    normal = np.array(direction) / np.linalg.norm(direction)
+    lens = {'fx': 40.0, 'fy': 55.0, 'cx': 14.0, 'cy': 11.5}
+    depth = plane_depth(normal, 2.0, **lens)
+    depth[5, 6] = np.nan
+    depth[9, 20] = -1.0
+    found = metrics.normals_from_depth(depth, **lens)
+    known = np.isfinite(found).all(axis=-1)
+    expected = np.zeros(depth.shape, bool)
+    expected[1:-1, 1:-1] = True
+    for v, u in ((5, 6), (9, 20)):  # a hole takes itself and its four neighbours
+        for dv, du in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)):
+            expected[v + dv, u + du] = False
+    assert (known == expected).all()
+    np.testing.assert_allclose(
+        found[known], np.broadcast_to(-normal, found[known].shape), atol=1e-9
+    )
+
+
+def test_normals_point_at_the_camera_everywhere_on_a_sphere():
+    fx, fy, cx, cy = 300.0, 310.0, 60.0, 50.0
+    v, u = np.mgrid[0:100, 0:120]
+    rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(u.shape)], axis=-1)
+    centre, radius = np.array([0.05, -0.02, 3.0]), 2.0
+    # nearest root of |z ray - centre| = radius
+    a, b = (rays**2).sum(-1), (rays * centre).sum(-1)
+    z = (b - np.sqrt(b**2 - a * (centre @ centre - radius**2))) / a
+    expected = (z[..., None] * rays - centre) / radius
+    sums = metrics.NormalSums.of(metrics.normals_from_depth(z, fx, fy, cx, cy), expected)
+    assert sums.count == 98 * 118
+    assert sums.values()['normal_mean_deg'] < 0.05
+
+
+def test_normal_angles_agree_with_plain_loops_and_pool():
+    rng = np.random.default_rng(3)
+    true = rng.normal(size=(9, 14, 3))
+    predicted = true / np.linalg.norm(true, axis=-1, keepdims=True) + rng.normal(
+        0, 0.4, true.shape
+    )
+    predicted[2, 3] = np.nan
+    true[4, 5] = 0
+    valid = rng.random((9, 14)) < 0.9
+    angles = []
+    for v in range(9):
+        for u in range(14):
+            p, t = predicted[v, u], true[v, u]
+            if valid[v, u] and np.isfinite(p).all() and t.any():
+                cross = np.linalg.norm(np.cross(p, t))  # atan2 form, not the arc cosine
+                angles.append(math.degrees(math.atan2(cross, float(p @ t))))
+    found = metrics.NormalSums.of(predicted, true, valid).values()
+    assert found['normal_mean_deg'] == pytest.approx(np.mean(angles), rel=1e-9)
+    assert found['normal_median_deg'] == pytest.approx(np.median(angles), abs=0.8)
+    for limit, name in ((11.25, '11'), (22.5, '22'), (30, '30')):
+        share = np.mean(np.array(angles) < limit)
+        assert 0.05 < share < 0.95
+        assert found[f'normal_within_{name}'] == pytest.approx(share)
+    halves = [metrics.NormalSums.of(predicted[k::2], true[k::2], valid[k::2]) for k in (0, 1)]
+    pooled = (halves[0] + halves[1]).values()
+    for name, value in found.items():
+        assert pooled[name] == pytest.approx(value, rel=1e-12), name
+
+
+def test_normal_median_is_exact_to_a_bin_and_empty_is_nan():
+    degrees = np.linspace(0, 80, 1001)
+    true = np.zeros((1, 1001, 3))
+    true[..., 2] = -1
+    radians = np.radians(degrees)
+    predicted = np.stack([np.sin(radians), np.zeros(1001), -np.cos(radians)], axis=-1)[None]
+    assert metrics.NormalSums.of(predicted, true).median_deg == pytest.approx(40, abs=0.05)
+    assert all(math.isnan(value) for value in metrics.NormalSums().values().values())
+    with pytest.raises(ValueError, match=r'expected \(H, W, 3\)'):
+        metrics.NormalSums.of(predicted, true[:, :5])

@@ -6,12 +6,20 @@ import math
 
 import cv2
 from depth_node.evaluation import report
-from depth_node.evaluation.metrics import BoundarySums, ErrorSums
+from depth_node.evaluation.metrics import (
+    BoundarySums,
+    ErrorSums,
+    NormalSums,
+    OrdinalSums,
+    sdr_sums,
+)
 from depth_node.evaluation.protocols import (
+    PROTOCOLS,
     AlignedScore,
     DatasetResult,
     Example,
     FrameScore,
+    PairScore,
     Protocol,
 )
 from depth_node.evaluation.readers import Skipped
@@ -33,7 +41,11 @@ def example(name, factor):
 def frame(name, factor, plane_factor=1.4):
     predicted = factor * TRUE
     score = AlignedScore(
-        ErrorSums.of(predicted, TRUE), BoundarySums.of(predicted, TRUE), 1.0, 0.0
+        ErrorSums.of(predicted, TRUE),
+        BoundarySums.of(predicted, TRUE),
+        1.0,
+        0.0,
+        sdr_sums(predicted, TRUE, pairs=50),
     )
     return FrameScore(
         name,
@@ -45,12 +57,12 @@ def frame(name, factor, plane_factor=1.4):
     )
 
 
-def result(name='osd', metric=True):
+def result(name='osd', truth='metric'):
     return DatasetResult(
         name,
         'osd',
         'made in memory',
-        metric,
+        truth,
         ('none',),
         (frame('a', 1.1), frame('b', 1.3)),
         (Skipped('c', 'c.png: broken'),),
@@ -97,10 +109,21 @@ def test_table_is_aligned_and_names_model_and_hash():
 
 
 def test_json_is_strict_and_complete():
-    empty = replace(result('aloe', metric=False), frames=(
-        replace(frame('a', 1.1), known=0, predicted=0, aligned={
-            'none': AlignedScore(ErrorSums(), BoundarySums(), math.nan, math.nan)}),
-    ))
+    empty = replace(
+        result('aloe', truth='affine'),
+        frames=(
+            replace(
+                frame('a', 1.1),
+                known=0,
+                predicted=0,
+                aligned={
+                    'none': AlignedScore(
+                        ErrorSums(), BoundarySums(), math.nan, math.nan, OrdinalSums()
+                    )
+                },
+            ),
+        ),
+    )
     text = json.dumps(report.to_json(run(result(), empty)), allow_nan=False)
     data = json.loads(text)
     assert data['sha256'] == 'ab' * 32
@@ -136,6 +159,55 @@ def test_markdown_says_when_near_and_far_are_exchanged():
     flipped = replace(flipped, aligned={'none': replace(flipped.aligned['none'], scale=-2.0)})
     text = report.markdown(run(replace(result(), frames=(flipped, frame('b', 1.3)))))
     assert 'none: negative scale (near and far exchanged) on 1 of 2 frames' in text
+
+
+def test_every_report_names_protocol_crop_cap_mode_and_truth():
+    """Trap 4: a number without them compares with nothing."""
+    protocol = replace(PROTOCOLS['kitti_garg'], alignments=('none',))
+    measured = replace(run(result('kitti/test')), protocol=protocol)
+    for text in (report.markdown(measured), report.text_table(measured)):
+        for part in ('kitti_garg', 'rows 0.4081:0.9919', '80 m', 'per-image', 'made in memory'):
+            assert part in text, part
+    data = report.to_json(measured)
+    assert data['protocol']['name'] == 'kitti_garg'
+    assert data['protocol']['resize_in'] == 'inv_depth'
+    (row,) = data['rows']
+    assert (row['protocol'], row['crop'], row['max_depth_m']) == ('kitti_garg', 'kitti_garg', 80)
+    assert (row['mode'], row['truth']) == ('per-image', 'made in memory')
+    entry = report.card_entry(measured, measured.results[0])
+    assert 'protocol kitti_garg' in entry['protocol']
+    assert 'crop kitti_garg' in entry['protocol']
+
+
+def test_tables_of_pairs_normals_and_scales_stand_only_where_measured():
+    plain = report.markdown(run())
+    assert '## All metrics' in plain
+    assert '## Order of pairs' in plain  # SDR is always measured
+    for title in ('Normals', 'Median scaling'):
+        assert f'## {title}' not in plain
+    angled = frame('a', 1.1)
+    normals = np.zeros((4, 5, 3))
+    normals[..., 2] = -1
+    score = replace(angled.aligned['none'], normals=NormalSums.of(normals, normals), scale=2.0)
+    pairs = PairScore(np.array([0.2, -0.1, 0.0]), np.array([1, 1, 0], np.int8))
+    angled = replace(angled, aligned={'median': score}, pairs=pairs)
+    measured = run(replace(result(), frames=(angled,), alignments=('median',)))
+    text = report.markdown(measured)
+    assert '| normal_mean_deg |' in text
+    assert '| osd | per-image | median | 2.0000 | 0.0000 |' in text
+    assert 'WHDR 50.00 %' in report.text_table(measured)
+    json.dumps(report.to_json(measured), allow_nan=False)
+
+
+def test_a_set_of_pairs_alone_is_reported():
+    pairs = PairScore(np.array([0.2]), np.array([1], np.int8))
+    empty = AlignedScore(ErrorSums(), BoundarySums(), math.nan, math.nan, OrdinalSums())
+    one = FrameScore('a', 0, 0, {'none': empty}, ErrorSums(), pairs=pairs)
+    diw = replace(result('diw/test', truth='pairs'), frames=(one,), worst=(), best=())
+    lines = report.text_table(run(diw)).splitlines()
+    assert lines[3].split()[:5] == ['diw/test', '1', 'per-image', 'none', '-']
+    assert 'diw/test per-image: WHDR 0.00 %' in lines
+    assert 'order of labelled pairs' in report.markdown(run(diw))
 
 
 def test_contact_sheet_paints_error_and_missing_predictions():
