@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from depth_node.training.datasets.base import (
+    SPLITS,
     AbsentSplitError,
     DatasetError,
     DepthDataset,
@@ -150,3 +151,12 @@ def _parse_pair(line: str, where: str) -> tuple[int, ...]:
     if (x_a, y_a) == (x_b, y_b):
         raise DatasetError(f'{where}: both points are ({x_a}, {y_a}); remove the sample')
     return y_a, x_a, y_b, x_b, RELATIONS[fields[4]], width, height
+
+
+def recognise(path: Path) -> str | None:
+    """Say why a folder is of this kind; None when it is not."""
+    for folder in (path, path / 'DIW_Annotations'):
+        for split in SPLITS:
+            if (folder / f'DIW_{split}.csv').is_file():
+                return f'DIW_{split}.csv'
+    return None

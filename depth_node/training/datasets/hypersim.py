@@ -15,6 +15,7 @@ from pathlib import Path
 
 from depth_node.camera import Camera
 from depth_node.training.datasets.base import (
+    AbsentSplitError,
     DatasetError,
     DepthDataset,
     check_split,
@@ -96,7 +97,7 @@ class Hypersim(DepthDataset):
                 camera = path.parent.name.removeprefix('scene_').removesuffix('_final_preview')
                 items.append((scene, camera, path.name.split('.')[1]))
         if not items:
-            raise DatasetError(
+            raise AbsentSplitError(
                 f'{self.root}: no <scene>/images/scene_cam_XX_final_preview/frame.*.tonemap.jpg '
                 f'in split {self.split}; there are {len(scenes)} scenes with pictures'
             )
@@ -134,7 +135,7 @@ class Hypersim(DepthDataset):
                 f'{path}: not a table of comma-separated values: {error}'
             ) from error
         if not items:
-            raise DatasetError(
+            raise AbsentSplitError(
                 f'{path}: no frame of split {self.split} lies in {self.root} '
                 f'({absent} frames are of scenes that are not there)'
             )

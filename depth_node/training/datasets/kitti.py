@@ -19,6 +19,7 @@ import re
 from depth_node.camera import Camera, CameraError
 from depth_node.training.datasets.base import (
     SPLITS,
+    AbsentSplitError,
     DatasetError,
     DepthDataset,
     check_split,
@@ -178,14 +179,14 @@ class Kitti(DepthDataset):
         """List the frames of the drives of this split."""
         if drives is None:
             if self._truth != 'annotated' or self.split == 'test':
-                raise DatasetError(
+                raise AbsentSplitError(
                     f'{self.root}: split {self.split} with {self._truth} depth needs split_file '
                     'or drives; only annotated depth comes in folders train and val'
                 )
             folder = self._depth_root / self.split
             pictures = sorted(folder.glob(f'*/{_ANNOTATED.format(eye=_EYES["l"])}/*.png'))
             if not pictures:
-                raise DatasetError(
+                raise AbsentSplitError(
                     f'{folder}: no <drive>/{_ANNOTATED.format(eye=_EYES["l"])}/*.png; unpack the '
                     'annotated depth there, or name its folder by depth_root'
                 )

@@ -283,3 +283,12 @@ def _read_list(folder: Path, stem: str) -> list[str]:
     ):
         raise DatasetError(f'{path}: expected a list of paths, one a picture; fetch it again')
     return names
+
+
+def recognise(path: Path) -> str | None:
+    """Say why a folder is of this kind; None when it is not."""
+    for base in (path / 'MegaDepth_v1', path):
+        first = next(base.glob('*/dense*/depths/*.h5'), None)
+        if first is not None:
+            return f'{first.relative_to(path)}'
+    return None

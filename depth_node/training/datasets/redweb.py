@@ -104,3 +104,11 @@ class ReDWeb(DepthDataset):
             depth=np.zeros(rgb.shape[:2], np.float32),
             rel_inv_depth=stored.astype(np.float32) / np.float32(np.iinfo(self.dtype).max),
         )
+
+
+def recognise(path: Path) -> str | None:
+    """Say why a folder is of this kind; None when it is not."""
+    for base in (path, path / 'ReDWeb_V1'):
+        if all((base / name).is_dir() for name in FOLDERS):
+            return 'folders Imgs and RDs'
+    return None

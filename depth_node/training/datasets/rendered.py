@@ -13,6 +13,7 @@ from pathlib import Path
 from depth_node.camera import Camera
 from depth_node.training.datasets.base import (
     SPLITS,
+    AbsentSplitError,
     DatasetError,
     DepthDataset,
     check_split,
@@ -51,7 +52,7 @@ def index_frames(root: Path, split: str) -> list[FrameFiles]:
     check_split(split)
     folder = root / split
     if not folder.is_dir():
-        raise DatasetError(
+        raise AbsentSplitError(
             f'{folder}: no such folder; render frames with: depth-node synthesize --out {root}'
         )
     frames = []
@@ -67,7 +68,7 @@ def index_frames(root: Path, split: str) -> list[FrameFiles]:
                 )
         frames.append(files)
     if not frames:
-        raise DatasetError(
+        raise AbsentSplitError(
             f'{folder}: no frames; render some with: depth-node synthesize --out {root}'
         )
     return frames

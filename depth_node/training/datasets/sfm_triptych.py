@@ -145,3 +145,17 @@ def _read_camera(path: Path, size_hw: tuple[int, int]) -> Camera:
             'K must belong to one picture of the strip at its size; prepare the data again'
         )
     return camera
+
+
+def recognise(path: Path) -> str | None:
+    """Say why a folder is of this kind; None when it is not."""
+    for split in SPLITS:
+        names = path / f'{split}.txt'
+        if names.is_file():
+            with names.open('rb') as stream:
+                words = stream.readline(4096).decode('utf-8', 'replace').split()
+            if len(words) == 2 and '\0' not in ''.join(words):
+                camera = path / words[0] / f'{words[1]}_cam.txt'
+                if camera.is_file():
+                    return f'{split}.txt names {camera.relative_to(path)}'
+    return None

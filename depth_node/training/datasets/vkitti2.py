@@ -15,6 +15,7 @@ from pathlib import Path
 
 from depth_node.camera import Camera, CameraError
 from depth_node.training.datasets.base import (
+    AbsentSplitError,
     DatasetError,
     DepthDataset,
     check_split,
@@ -105,7 +106,7 @@ class VirtualKitti2(DepthDataset):
             if own == split and _matches(folder.name, variations):
                 self._index(folder)
         if not self._items:
-            raise DatasetError(
+            raise AbsentSplitError(
                 f'{root}: no frame in split {split}; there are '
                 f'{", ".join(sorted({f.parent.name for f in folders}))} in '
                 f'{", ".join(sorted({f.name for f in folders}))}; see val_scenes, test_scenes, '

@@ -63,6 +63,6 @@ def write(
 
 def encoded(ending: str, image: np.ndarray) -> bytes:
     """Encode a picture."""
-    done, data = cv2.imencode(ending, np.ascontiguousarray(image), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    done, data = cv2.imencode(ending, np.ascontiguousarray(image))
     assert done
     return data.tobytes()
