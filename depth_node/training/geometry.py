@@ -31,6 +31,8 @@ def without_autocast(function: Callable[_P, _T]) -> Callable[_P, _T]:
     @functools.wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         first = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
+        if first.is_meta:  # shapes only: autocast does not know the device
+            return function(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return function(*args, **kwargs)
 
@@ -127,6 +129,7 @@ def invert_pose(pose: torch.Tensor) -> torch.Tensor:
     return make_pose(rotation, -(rotation @ pose[..., :3, 3:])[..., 0])
 
 
+@without_autocast
 def scale_intrinsics(
     K: torch.Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]
 ) -> torch.Tensor:
@@ -136,8 +139,7 @@ def scale_intrinsics(
     """
     sy, sx = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
     resize = K.new_tensor([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
-    with torch.autocast(K.device.type, enabled=False):
-        return resize @ K
+    return resize @ K
 
 
 def pixel_grid(size_hw: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
