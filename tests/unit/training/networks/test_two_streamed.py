@@ -87,7 +87,7 @@ def test_the_solver_takes_what_the_streams_return():
 def test_gradient_reaches_every_parameter(fusion):
     torch.manual_seed(0)
     network = TwoStreamed(**TINY, fusion=fusion).train()
-    build_objective('two_streamed').losses(network, scene())['loss'].backward()
+    build_objective('two_streamed', copies=2).losses(network, scene())['loss'].backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
