@@ -165,6 +165,24 @@ def test_both_pictures_count():
         assert parts['lidar'] > 0.5
 
 
+def test_each_picture_is_warped_by_its_own_map():
+    batch = stereo_batch()
+    generator = torch.Generator().manual_seed(4)
+    raw = 0.1 + 0.3 * torch.rand(4, 1, HEIGHT, WIDTH, generator=generator)
+    left, right = batch['rgb'] / 255, batch['views'][:, 0] / 255
+    K, offset = intrinsics(11.0), torch.full((2,), -BASELINE_M)
+    misfits = []
+    for picture, other, inv_depth, moved in (
+        (left, right, raw[:2], offset),
+        (right, left, raw[2:], -offset),
+    ):
+        warped, inside = stereo_warp(other, inv_depth, K, K, moved)
+        difference = (warped - picture).abs().mean(1, keepdim=True)
+        misfits += [difference[i][inside[i]].mean().item() for i in range(2)]
+    parts = parts_of(SemiSupervised(blur_sigma_px=0.0), Wall(raw), batch)
+    assert parts['photometric'] == pytest.approx(sum(misfits) / 4)
+
+
 def test_a_mirrored_pair_costs_the_same():
     batch = stereo_batch()
     mirrored = {name: value.flip(-1) for name, value in batch.items() if value.shape[-1] == WIDTH}
