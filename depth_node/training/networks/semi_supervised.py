@@ -121,8 +121,8 @@ class SemiSupervisedNet(DepthNetwork):
             if skip is not None:
                 features = beside(features, skip)
         height, width = (batch.shape[-2] + 1) // 2, (batch.shape[-1] + 1) // 2
-        disparity_px = self.head(features)[..., :height, :width].float()
-        return disparity_px / FOCAL_BASELINE_PX_M
+        disparity_px: torch.Tensor = self.head(features)[..., :height, :width]
+        return disparity_px.float() / FOCAL_BASELINE_PX_M
 
     def _clamped(self, raw: torch.Tensor) -> torch.Tensor:
         near, far = self.depth_range_m
