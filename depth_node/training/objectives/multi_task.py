@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from depth_node.training.geometry import back_project
 from depth_node.training.losses.labels import cross_entropy_loss
 from depth_node.training.losses.logarithmic import scale_invariant_loss
 from depth_node.training.losses.normals import normals_loss
@@ -15,6 +16,10 @@ import torch
 from torch.nn import functional
 
 TASKS = ('depth', 'normals', 'labels')
+NORMALS = ('given', 'from_depth')
+# Normals span this much to either side: over less, the slope is the sensor's noise.
+REACH_PX = 3
+LARGEST_JUMP = 0.1  # relative change of depth over the reach that is a border, not a slope
 
 
 class MultiTask(Objective):
@@ -32,6 +37,7 @@ class MultiTask(Objective):
         *,
         weights: dict[str, Any],
         eigen_lambda: float = 0.5,
+        normals: str = 'given',
         target_resize: str = 'nearest',
     ) -> None:
         """Choose the tasks.
@@ -39,6 +45,8 @@ class MultiTask(Objective):
         Args:
             weights: task (depth, normals, labels) to its weight; 0 leaves it out.
             eigen_lambda: of the depth loss: 0 counts a wrong scale fully, 1 not at all.
+            normals: 'given' by the data set, or 'from_depth': those of the true depth's surface
+                (the paper's come from the depth of NYU too, by others' plane fits).
             target_resize: how true depth comes to the map's size, see `Supervised`.
 
         Raises:
@@ -53,13 +61,17 @@ class MultiTask(Objective):
         self.weights = {task: float(w) for task, w in weights.items() if w > 0}
         if not self.weights:
             raise ValueError(f'weights {weights}: expected one of {TASKS} above 0')
+        if normals not in NORMALS:
+            raise ValueError(f'normals {normals!r}: expected one of {NORMALS}')
         if target_resize not in RESIZES or target_resize == 'upsample':
             raise ValueError(
                 f'target_resize {target_resize!r}: expected one of '
                 f'{[how for how in RESIZES if how != "upsample"]}'
             )
         self.eigen_lambda, self.target_resize = eigen_lambda, target_resize
-        self.needs = frozenset(self.weights) - {'depth'}
+        self.normals_from_depth = normals == 'from_depth'
+        self.heads = frozenset(self.weights) - {'depth'}
+        self.needs = self.heads - ({'normals'} if self.normals_from_depth else set())
 
     def losses(self, network: DepthNetwork, batch: Batch) -> dict[str, torch.Tensor]:
         """See `Objective.losses`."""
@@ -79,7 +91,7 @@ class MultiTask(Objective):
                 gradient=True,
             )
         if 'normals' in self.weights:
-            target, valid = _normals_like(batch['normals'], outputs['normals'])
+            target, valid = self._true_normals(batch, outputs['normals'])
             values['normals'] = normals_loss(outputs['normals'], target, valid)
         if 'labels' in self.weights:
             labels = _labels_like(batch['labels'], outputs['labels'])
@@ -97,15 +109,15 @@ class MultiTask(Objective):
         known pixels whose label is right.
         """
         scores = super().scores(network, batch)
-        if not self.needs:
+        if not self.heads:
             return scores
         outputs = self._outputs(network, batch)
-        if 'normals' in self.needs:
-            target, valid = _normals_like(batch['normals'], outputs['normals'])
+        if 'normals' in self.heads:
+            target, valid = self._true_normals(batch, outputs['normals'])
             cosine = functional.cosine_similarity(outputs['normals'].float(), target, dim=1)
             angle = cosine.clamp(-1, 1).acos().rad2deg()
             scores['normals_deg'] = _mean_where(angle, valid[:, 0])
-        if 'labels' in self.needs:
+        if 'labels' in self.heads:
             labels = _labels_like(batch['labels'], outputs['labels'])
             right = outputs['labels'].argmax(1) == labels
             scores['pixel_accuracy'] = _mean_where(right.float(), labels >= 0)
@@ -114,17 +126,55 @@ class MultiTask(Objective):
     def _outputs(self, network: DepthNetwork, batch: Batch) -> dict[str, torch.Tensor]:
         rgb = network.normalise(batch['rgb']).contiguous(memory_format=torch.channels_last)
         outputs = network.outputs(rgb)
-        for task in sorted(self.needs):
+        for task in sorted(self.heads):
             if task not in outputs:
                 raise ValueError(
                     f'objective multi_task: {type(network).__name__} predicts no {task}; add it '
                     f'to network.options.heads, or take weights.{task} out'
                 )
-            if task not in batch:
+            if task in self.needs and task not in batch:
                 raise ValueError(
                     f'objective multi_task: the data set has no {task}; take weights.{task} out'
+                    f'{", or set normals: from_depth" if task == "normals" else ""}'
                 )
         return outputs
+
+    def _true_normals(self, batch: Batch, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return true normals at a map's size, and where they are known."""
+        if self.normals_from_depth:
+            return _normals_like(normals_from_depth(batch['depth'], batch['K']), like)
+        return _normals_like(batch['normals'], like)
+
+
+def normals_from_depth(depth: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """Return the surface normals of a depth image, towards the camera.
+
+    The cross product of what lies between the points to the left and right and between those above
+    and below, `REACH_PX` away: exact on planes.
+
+    Args:
+        depth: (N, 1, H, W) metres, 0 = unknown.
+        K: (N, 3, 3) intrinsics of that size.
+
+    Returns:
+        (N, 3, H, W) unit vectors in the optical frame; 0 = unknown: near the picture's rim,
+        where one of the five pixels is unknown, and where depth jumps between them.
+    """
+    points = functional.pad(back_project(depth, K), (REACH_PX,) * 4)
+    height, width = depth.shape[-2:]
+
+    def moved(right: int, down: int) -> torch.Tensor:
+        v, u = (1 + down) * REACH_PX, (1 + right) * REACH_PX
+        return points[:, :, v : v + height, u : u + width]
+
+    right, left, below, above = moved(1, 0), moved(-1, 0), moved(0, 1), moved(0, -1)
+    known = depth > 0
+    for neighbour in (right, left, below, above):
+        z = neighbour[:, 2:]
+        known = known & (z > 0) & ((z - depth).abs() < LARGEST_JUMP * depth)
+    # z is forward, u right, v down: down x right points back to the camera.
+    normals = torch.linalg.cross(below - above, right - left, dim=1)
+    return torch.where(known, functional.normalize(normals, dim=1, eps=1e-12), 0.0)
 
 
 def _normals_like(normals: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

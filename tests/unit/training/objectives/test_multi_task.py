@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip('torch')
 from depth_node.training.networks.base import DepthNetwork  # noqa: E402
 from depth_node.training.objectives import build_objective  # noqa: E402
+from depth_node.training.objectives.multi_task import normals_from_depth  # noqa: E402
 
 HEIGHT, WIDTH = 5, 7
 ALL = {'depth': 1.0, 'normals': 1.0, 'labels': 1.0}
@@ -182,6 +183,64 @@ def test_trap_25_a_mirrored_picture_needs_mirrored_normals(network, batch):
     assert goal.losses(network, batch)['loss'].item() == pytest.approx(expected, rel=1e-5)
 
 
+def plane_depth(normal: torch.Tensor, distance: float, K: torch.Tensor, size_hw) -> torch.Tensor:
+    """Z where each pixel's ray meets n . p = -distance."""
+    v, u = torch.meshgrid(torch.arange(size_hw[0]), torch.arange(size_hw[1]), indexing='ij')
+    rays = torch.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones(size_hw)])
+    return -distance / (normal[:, None, None] * rays).sum(0)
+
+
+def test_normals_of_planes_are_exact_and_face_the_camera():
+    size_hw = (20, 30)
+    K = torch.tensor([[40.0, 0, 13], [0, 55, 11], [0, 0, 1]])
+    wanted = torch.nn.functional.normalize(
+        torch.tensor([[0.0, 0, -1], [0.3, -0.2, -1], [-0.5, 0.1, -1]]), dim=1
+    )
+    depth = torch.stack([plane_depth(normal, 2.0, K, size_hw) for normal in wanted])[:, None]
+    normals = normals_from_depth(depth, K.expand(3, 3, 3))
+    known = normals.norm(dim=1) > 0.5
+    assert known[:, 3:-3, 3:-3].all()
+    assert not known[:, :3].any()
+    assert not known[..., -3:].any()
+    for index in range(3):
+        found = normals[index][:, known[index]]
+        torch.testing.assert_close(
+            found, wanted[index][:, None].expand_as(found), atol=2e-5, rtol=0
+        )
+
+
+def test_normals_stop_at_holes_and_borders():
+    depth = torch.full((1, 1, 20, 30), 2.0)
+    depth[..., 15:] = 3.0
+    depth[..., 10, 6] = 0
+    normals = normals_from_depth(depth, torch.eye(3)[None] * torch.tensor([40.0, 50, 1]))
+    known = normals[0].norm(dim=0) > 0.5
+    expected = torch.zeros(20, 30, dtype=torch.bool)
+    expected[3:-3, 3:-3] = True
+    expected[:, 12:18] = False
+    for v, u in [(10, 6), (10, 3), (10, 9), (7, 6), (13, 6)]:
+        expected[v, u] = False
+    assert torch.equal(known, expected)
+    assert normals.isfinite().all()
+
+
+def test_normals_can_come_from_the_depth_of_any_data_set(network, batch):
+    goal = build_objective('multi_task', weights=ALL, normals='from_depth')
+    assert goal.needs == {'labels'}
+    del batch['normals']
+    large = torch.linspace(2, 3, 28).expand(2, 1, 20, 28)
+    batch['depth'] = large.contiguous()
+    batch['K'] = torch.tensor([[30.0, 0, 13], [0, 30, 9], [0, 0, 1]]).expand(2, 3, 3)
+    losses = goal.losses(network, batch)
+    wanted = normals_from_depth(batch['depth'], batch['K'])[..., 2::4, 2::4]
+    assert wanted.shape[-2:] == (HEIGHT, WIDTH)
+    known = wanted.norm(dim=1) > 0.5
+    cosine = (network.maps['normals'] * wanted).sum(1)
+    assert known.sum() > 10
+    assert losses['normals'].item() == pytest.approx(1 - cosine[known].mean().item(), rel=1e-4)
+    assert goal.scores(network, batch)['normals_deg'].isfinite().all()
+
+
 def test_missing_heads_and_truth_are_named(network, batch):
     goal = build_objective('multi_task', weights=ALL)
     del batch['normals']
@@ -200,6 +259,7 @@ def test_missing_heads_and_truth_are_named(network, batch):
         ({'weights': {'depth': True}}, 'weights.depth: True'),
         ({'weights': {'depth': 0.0}}, 'expected one of .* above 0'),
         ({'weights': {}}, 'above 0'),
+        ({'weights': {'depth': 1}, 'normals': 'guessed'}, "normals 'guessed'"),
         ({'weights': {'depth': 1}, 'target_resize': 'upsample'}, "target_resize 'upsample'"),
         ({'weights': {'depth': 1}, 'lambda': 1}, "option 'lambda' is not known"),
     ],
