@@ -17,7 +17,7 @@ SMALLEST_SPREAD = 1e-6
 
 
 def affine_fit(
-    pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor
+    pred: torch.Tensor, target: torch.Tensor, valid: torch.Tensor, *, positive: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit target = scale * pred + shift by least squares, picture by picture.
 
@@ -28,6 +28,7 @@ def affine_fit(
         pred: (N, 1, H, W).
         target: (N, 1, H, W).
         valid: (N, 1, H, W) bool.
+        positive: the best fit with a scale of 0 or more: near and far are not to be swapped.
 
     Returns:
         `scale` and `shift`, (N, 1, 1, 1); scale 0 where `pred` is constant, both 0 for a picture
@@ -43,6 +44,8 @@ def affine_fit(
     covariance = (centred * (target - target_mean)).sum((1, 2, 3), keepdim=True)
     varies = variance > (SMALLEST_SPREAD**2) * count
     scale = torch.where(varies, covariance / torch.where(varies, variance, 1.0), 0.0)
+    if positive:
+        scale = scale.clamp(min=0)
     return scale, target_mean - scale * pred_mean
 
 

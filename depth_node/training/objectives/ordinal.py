@@ -200,9 +200,10 @@ class Ordinal(Objective):
         """Score what needs no metres.
 
         'pairs': `whdr`. The others: `affine_mae`, the mean error of inverse depth after a
-        least-squares fit, as a share of the truth's mean absolute deviation; `abs_rel`, `delta1`
-        and `abs_rel_median` where depth is known, aligned as the network's kind allows. 'online'
-        adds `whdr` of drawn unequal pairs, the same at each validation.
+        least-squares fit with a scale of 0 or more, as a share of the truth's mean absolute
+        deviation; and, unless the truth itself is relative, `abs_rel`, `delta1` and
+        `abs_rel_median`, aligned as the network's kind allows. 'online' adds `whdr` of drawn
+        unequal pairs, the same at each validation.
         """
         rgb = network.normalise(batch['rgb']).contiguous(memory_format=torch.channels_last)
         outputs = network.outputs(rgb)
@@ -210,24 +211,11 @@ class Ordinal(Objective):
             return {'whdr': whdr(*_ranked(network, outputs, batch))}
         inverse, known = _inverse_truth(network, batch)
         pred = resize_like(_inverse(network, outputs), inverse)
-        scale, shift = affine_fit(pred, inverse, known)
+        scale, shift = affine_fit(pred, inverse, known, positive=True)
         aligned = scale * pred + shift
         scores = {'affine_mae': _affine_mae(aligned, inverse, known)}
-        depth, valid = truth(network, batch)
-        if network.output_kind == 'rel_inv_depth':
-            if 'rel_inv_depth' in batch:  # the fit above was to something else than 1 / depth
-                scale, shift = affine_fit(pred, 1 / torch.where(valid, depth, 1.0), valid)
-                aligned = scale * pred + shift
-            # A fitted inverse depth can be negative: nothing is farther than the farthest truth.
-            cap = torch.where(valid, depth, 0.0).amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
-            metres = 1 / torch.maximum(aligned, 1 / cap)
-            scores.update(depth_scores(metres, depth, valid))
-        else:
-            metres = resize_like(
-                as_depth(outputs['prediction'].float(), network.output_kind), depth
-            )
-            relative = network.output_kind.startswith('rel_')
-            scores.update(depth_scores(metres, depth, valid, relative=relative))
+        if 'rel_inv_depth' not in batch:
+            scores.update(_aligned_depth_scores(network, outputs, batch, aligned))
         if self.mode == 'online':
             generator = torch.Generator().manual_seed(SCORE_SEED)
             a, seen = sample_pixels(known, SCORED_PAIRS, generator)
@@ -296,6 +284,20 @@ def _ranked(
     z_b = pick(z, places_of(batch['pairs'][..., 2:], width))
     relation = -batch['relation'] if _grows_with_nearness(network) else batch['relation']
     return z_a, z_b, relation, batch['pair_valid']
+
+
+def _aligned_depth_scores(
+    network: DepthNetwork, outputs: dict[str, torch.Tensor], batch: Batch, aligned: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Score depth; `aligned` is the inverse depth that was fitted to that of the truth."""
+    depth, valid = truth(network, batch)
+    if network.output_kind == 'rel_inv_depth':
+        # A fitted inverse depth can be negative: nothing is farther than the farthest truth.
+        cap = torch.where(valid, depth, 0.0).amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+        return depth_scores(1 / torch.maximum(aligned, 1 / cap), depth, valid)
+    pred = as_depth(outputs['prediction'].float(), network.output_kind)
+    relative = network.output_kind.startswith('rel_')
+    return depth_scores(resize_like(pred, depth), depth, valid, relative=relative)
 
 
 def _affine_mae(

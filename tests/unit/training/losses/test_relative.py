@@ -34,6 +34,16 @@ def test_the_fit_is_that_of_numpy():
     assert (scale[1].item(), shift[1].item()) == (0.0, 0.0)
 
 
+def test_a_positive_fit_does_not_swap_near_and_far():
+    pred, target, valid = maps()
+    same = affine_fit(pred, target, valid, positive=True)
+    for found, expected in zip(same, affine_fit(pred, target, valid), strict=True):
+        assert torch.equal(found, expected)
+    scale, shift = affine_fit(-pred, target, valid, positive=True)
+    assert (scale == 0).all()
+    assert shift[0].item() == pytest.approx(target[0][valid[0]].mean().item())
+
+
 def test_the_fit_keeps_its_digits_far_from_zero():
     pred, target, valid = maps()
     pred, target = (pred + 1e3).float(), target.float()

@@ -336,7 +336,7 @@ def test_affine_on_inverse_depth_of_the_data_set():
     assert torch.isfinite(network.raw.grad).all()
     scores = objective.scores(network, batch)
     np.testing.assert_allclose(scores['affine_mae'], 0, atol=1e-4)
-    assert scores['abs_rel'].isnan().all()  # there is no depth
+    assert set(scores) == {'affine_mae'}  # there is no depth
 
 
 def test_affine_mae_of_a_constant_picture_is_that_of_its_mean():
@@ -348,6 +348,16 @@ def test_affine_mae_of_a_constant_picture_is_that_of_its_mean():
     median = np.sort(inverse)[(inverse.size - 1) // 2]
     expected = np.abs(inverse - inverse.mean()).mean() / np.abs(inverse - median).mean()
     assert score.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_swapped_picture_scores_no_better_than_a_constant_one():
+    depth = scenes()
+    objective = Ordinal(mode='affine')
+    swapped, constant = (
+        objective.scores(Given(p, 'rel_inv_depth'), batch_of(depth))['affine_mae']
+        for p in (depth, torch.ones_like(depth))
+    )
+    torch.testing.assert_close(swapped, constant)
 
 
 def test_a_fitted_inverse_depth_below_zero_is_as_far_as_the_farthest_truth():
