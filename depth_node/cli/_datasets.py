@@ -115,6 +115,12 @@ def open_reader(
     if not spec.path:
         raise DataError(f'data set {text!r}: the folder is missing; write {spec.kind}:FOLDER')
     options = {**_OPTIONS_OF_PROTOCOLS.get(protocol, {}).get(spec.kind, {}), **spec.options}
+    if protocol.startswith('kitti_') and options.get('crop', 'none') != 'none':
+        # its crops are shares of the whole picture, which a cropped one no longer has
+        raise DataError(
+            f'data set {text!r}: protocol {protocol} crops the whole picture itself (kitti_kb by '
+            "the benchmark's window); drop the option crop"
+        )
     if spec.kind == 'folder' and intrinsics is not None:
         options.setdefault('k', list(intrinsics))
     path, split, scene = Path(spec.path).expanduser(), spec.split, ''
@@ -243,11 +249,10 @@ def _true_depth(frame: Frame, truth: str) -> NDArray[np.float32]:
     """Bring a frame's truth to the evaluator's: NaN unknown, median 1 where not metric."""
     if truth == 'affine' and frame.rel_inv_depth is not None:
         known = np.isfinite(frame.rel_inv_depth) & (frame.rel_inv_depth > 0)
-        inverse = np.where(known, frame.rel_inv_depth, 1.0)
-        depth = 1.0 / inverse
+        depth = 1.0 / np.where(known, frame.rel_inv_depth, 1.0).astype(np.float64)
     else:
         known = np.isfinite(frame.depth) & (frame.depth > 0)
-        depth = frame.depth
+        depth = frame.depth.astype(np.float64)
     if truth != 'metric' and known.any():
         depth = depth / np.median(depth[known])
     result: NDArray[np.float32] = np.where(known, depth, np.nan).astype(np.float32)

@@ -102,7 +102,8 @@ class ErrorSums:
 
         Args:
             predicted: (H, W) depth, metres.
-            true: (H, W) depth, metres.
+            true: (H, W) depth, metres; it is what divides in `abs_rel` and `sq_rel`, the only two
+                where exchanging both changes the value.
             valid: (H, W) selection or None.
 
         Returns:
@@ -223,14 +224,6 @@ class ErrorSums:
     def values(self) -> dict[str, float]:
         """All metrics by name (METRIC_NAMES); NaN when empty."""
         return {name: float(getattr(self, name)) for name in METRIC_NAMES}
-
-
-def abs_rel(predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None) -> float:
-    """Mean of abs(d - d*) / d* (EIG14) of one image; NaN when no pixel is usable.
-
-    The order of the arguments matters for this one and for `sq_rel`: the truth divides.
-    """
-    return ErrorSums.of(predicted, true, valid).abs_rel
 
 
 @dataclass(frozen=True)

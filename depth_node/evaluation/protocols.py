@@ -243,8 +243,8 @@ PROTOCOLS = {
 def describe_crop(crop: str) -> str:
     """Name a crop with its bounds."""
     if crop in _NYU_CROPS:
-        top, bottom, left, right = _NYU_CROPS[crop]
-        return f'{crop} (rows {top}:{bottom}, columns {left}:{right} of 480x640)'
+        v0, v1, u0, u1 = _NYU_CROPS[crop]
+        return f'{crop} (rows {v0}:{v1}, columns {u0}:{u1} of 480x640)'
     if crop in _KITTI_CROPS:
         top, bottom, left, right = _KITTI_CROPS[crop]
         return f'{crop} (rows {top:.4f}:{bottom:.4f}, columns {left:.4f}:{right:.4f} of the size)'
@@ -517,12 +517,14 @@ def resize_depth(
         return source
     size_wh = (size_hw[1], size_hw[0])
     with np.errstate(invalid='ignore', divide='ignore'):
-        linear = np.where(np.isfinite(source), 1 / source, np.nan) if space != 'depth' else source
+        linear: NDArray[np.float32] = source
+        if space != 'depth':
+            linear = np.asarray(np.where(np.isfinite(source), 1 / source, np.nan), np.float32)
         smooth = np.asarray(
             cv2.resize(linear, size_wh, interpolation=cv2.INTER_LINEAR), np.float32
         )
         if space != 'depth':
-            smooth = 1 / smooth
+            smooth = np.reciprocal(smooth)
     nearest = np.asarray(cv2.resize(source, size_wh, interpolation=cv2.INTER_NEAREST), np.float32)
     return np.where(np.isfinite(smooth), smooth, nearest)
 
@@ -533,7 +535,8 @@ def resample_truth(true: FloatImage, size_hw: tuple[int, int]) -> NDArray[np.flo
         ((np.arange(new) + 0.5) * old / new).astype(np.int64)
         for new, old in zip(size_hw, true.shape, strict=True)
     )
-    return np.asarray(true, np.float32)[rows[:, None], columns]
+    found: NDArray[np.float32] = np.asarray(true, np.float32)[rows[:, None], columns]
+    return found
 
 
 def predict(

@@ -48,7 +48,7 @@ CARD_METRICS = (
     'plane_abs_rel',
     'ratio_to_plane',
 )
-# Tables of the Markdown report: title, columns. One is left out where none of it was measured.
+# Tables of the Markdown report: title, columns. What was not measured is left out.
 TABLES = (
     ('All metrics', (*(n for n in METRIC_NAMES if n != 'si_rmse'), 'boundary_f1')),
     ('Order of pairs', (*ORDINAL_NAMES, 'wkdr_threshold')),
@@ -289,14 +289,15 @@ def markdown(run: Run, sheets: Sequence[str] = ()) -> str:
     table = rows(run)
     lines += ['| ' + ' | '.join(_cells(row)) + ' |' for row in table]
     for title, names in TABLES:
-        if all(row[name] is None for row in table for name in names):
+        measured = [row for row in table if any(row[name] is not None for name in names)]
+        if not measured:
             continue
         lines += ['', f'## {title}', '']
         lines += [
             '| data set | mode | alignment | ' + ' | '.join(names) + ' |',
             '|' + '---|' * (len(names) + 3),
         ]
-        for row in table:
+        for row in measured:
             values = ['-' if row[name] is None else f'{row[name]:.4f}' for name in names]
             lines.append(
                 '| ' + ' | '.join([row['dataset'], row['mode'], row['alignment'], *values]) + ' |'

@@ -12,6 +12,8 @@ from depth_node.cli._datasets import open_reader, parse_spec
 from depth_node.evaluation.protocols import Protocol, evaluate
 from depth_node.evaluation.readers import DataError
 from depth_node.training.datasets import DATASETS, open_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
@@ -214,6 +216,12 @@ def test_trap_04_the_protocol_chooses_the_truth_and_the_report_names_it(
     assert (np.isfinite(sample.true_depth) == (dataset.read(0).depth > 0)).all()
 
 
+def test_trap_12_pictures_cropped_by_the_data_set_are_refused(written):
+    for protocol in ('kitti_garg', 'kitti_kb'):
+        with pytest.raises(DataError, match='drop the option crop'):
+            open_reader(f'kitti:{written("kitti")},split=val,crop=kb', protocol=protocol)
+
+
 def test_make3d_c2_reads_beyond_70_metres(written):
     assert 'to 70 m' in open_reader(f'make3d:{written("make3d")}', protocol='make3d_c1').note
     assert 'to inf m' in open_reader(f'make3d:{written("make3d")}', protocol='make3d_c2').note
@@ -295,3 +303,13 @@ def test_wrong_names_are_explained(spec, reason):
 
 def test_every_registered_kind_is_tested_here():
     assert set(KINDS) | {'rendered', 'sfm_triptych'} == set(DATASETS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet='ab:,=/[]{}"\'&*!%@-1. \n\t', max_size=30))
+def test_no_name_breaks_the_parser(text):
+    try:
+        spec = parse_spec(f'folder:{text}')
+    except DataError:
+        return
+    assert all(name.isidentifier() for name in spec.options)
