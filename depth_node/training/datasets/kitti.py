@@ -2,7 +2,8 @@
 
 Layout of the pictures: <root>/<date>/<drive>/image_02/data/<frame>.png (.jpg too; image_03 is the
 right eye), velodyne_points/data/<frame>.bin, and <root>/<date>/calib_cam_to_cam.txt,
-calib_velo_to_cam.txt. Layout of the annotated depth:
+calib_velo_to_cam.txt; oxts/data/<frame>.txt and calib_imu_to_velo.txt where poses are asked for.
+Layout of the annotated depth:
 <depth_root>/train|val/<drive>/proj_depth/groundtruth/image_02/<frame>.png, uint16, metres times
 256, 0 = unknown (depth-systems, section 3).
 """
@@ -36,6 +37,7 @@ TRUTHS = ('annotated', 'velodyne')
 VIEWS = ('previous', 'next', 'right')
 KB_SIZE_HW = (352, 1216)
 _DEPTH_PNG_PER_M = 256.0
+_EARTH_RADIUS_M = 6378137.0  # WGS 84, at the equator
 _EYES = {'l': 'image_02', 'r': 'image_03'}
 # "<date>/<drive> 69 l"; drives are named after their date.
 _EIGEN_LINE = re.compile(r'(?:\S*/)?(\d{4}_\d\d_\d\d)(_drive_\d{4}\w*)\s+(\d+)\s+([lr])$')
@@ -55,26 +57,38 @@ class Calibration:
         size_hw: size of the rectified pictures, by eye ('l', 'r').
         projection: (3, 4) P_rect of an eye: rectified frame of camera 0 [m] to pixels.
         rect_from_velo: (4, 4) velodyne's frame to the rectified frame of camera 0 [m].
+        velo_from_imu: (4, 4) inertial unit's frame to the velodyne's [m].
     """
 
     size_hw: dict[str, tuple[int, int]]
     projection: dict[str, NDArray[np.float64]]
-    rect_from_velo: NDArray[np.float64] | None
+    rect_from_velo: NDArray[np.float64] | None = None
+    velo_from_imu: NDArray[np.float64] | None = None
 
     def camera(self, eye: str) -> Camera:
         """Return the intrinsics of an eye's rectified pictures."""
         P = self.projection[eye]
         return Camera(self.size_hw[eye], *(float(v) for v in (P[0, 0], P[1, 1], P[0, 2], P[1, 2])))
 
-    def right_from_left(self) -> NDArray[np.float64]:
-        """Return the (4, 4) motion of points from the left eye's frame into the right eye's.
+    def eye_from_rect(self, eye: str) -> NDArray[np.float64]:
+        """Return the (4, 4) motion of points from camera 0's rectified frame into an eye's.
 
-        P_rect = K [I | t], so t = K^-1 P[:, 3] moves points of camera 0 into that eye's frame.
+        P_rect = K [I | t], so t = K^-1 P[:, 3].
         """
-        offset = {e: np.linalg.solve(P[:, :3], P[:, 3]) for e, P in self.projection.items()}
+        P = self.projection[eye]
         motion = np.eye(4)
-        motion[:3, 3] = offset['r'] - offset['l']
+        motion[:3, 3] = np.linalg.solve(P[:, :3], P[:, 3])
         return motion
+
+    def right_from_left(self) -> NDArray[np.float64]:
+        """Return the (4, 4) motion of points from the left eye's frame into the right eye's."""
+        return self.eye_from_rect('r') @ np.linalg.inv(self.eye_from_rect('l'))
+
+    def eye_from_imu(self, eye: str) -> NDArray[np.float64]:
+        """Return the (4, 4) motion of points from the inertial unit's frame into an eye's."""
+        assert self.rect_from_velo is not None
+        assert self.velo_from_imu is not None
+        return self.eye_from_rect(eye) @ self.rect_from_velo @ self.velo_from_imu
 
 
 @dataclass(frozen=True)
@@ -93,8 +107,7 @@ class Kitti(DepthDataset):
     """Frames of KITTI raw drives.
 
     A list's frame without truth (45 of the 697 of the Eigen test split have no annotated depth)
-    or without a neighbour that `views` asks for is left out and counted in `skipped`. The shift
-    between two pictures of a video is not given: `view_from_frame` is None for them.
+    or without a neighbour that `views` asks for is left out and counted in `skipped`.
 
     Attributes:
         skipped: reason -> frames of the list that were left out.
@@ -114,6 +127,7 @@ class Kitti(DepthDataset):
         drives: Mapping[str, Sequence[str]] | None = None,
         views: Sequence[str] = (),
         step: int = 1,
+        poses: str = 'none',
         crop: str = 'none',
     ) -> None:
         """Index a split.
@@ -132,6 +146,8 @@ class Kitti(DepthDataset):
             views: which of `previous`, `next` and `right` come with each frame. With `right` a
                 frame is always the left picture, whichever eye its list names.
             step: frames from a picture to its previous and next.
+            poses: `none`: `view_from_frame` of previous and next is None; `oxts`: from the
+                satellite and inertial record.
             crop: `none`, or `kb`: the bottom 352 rows and middle 1216 columns, for dense
                 supervised training; K moves along.
 
@@ -143,6 +159,7 @@ class Kitti(DepthDataset):
         for option, value, known in (
             ('truth', truth, TRUTHS),
             ('velodyne_depth', velodyne_depth, ('z', 'x')),
+            ('poses', poses, ('none', 'oxts')),
             ('crop', crop, ('none', 'kb')),
             *(('views', view, VIEWS) for view in views),
         ):
@@ -152,7 +169,7 @@ class Kitti(DepthDataset):
             raise DatasetError(f'step {step}: expected 1 or more frames')
         if not self.root.is_dir():
             raise DatasetError(f'{root}: no such folder; expected the folder of the KITTI dates')
-        self._truth, self._crop, self._step = truth, crop, step
+        self._truth, self._crop, self._step, self._poses = truth, crop, step, poses
         self._velodyne_depth, self._views = velodyne_depth, tuple(views)
         self._depth_root = Path(depth_root) if depth_root else self.root
         self.skipped: Counter[str] = Counter()
@@ -212,7 +229,9 @@ class Kitti(DepthDataset):
         folder = self.root / date / drive
         if date not in self._calibrations:
             self._calibrations[date] = read_calibration(
-                self.root / date, velodyne=self._truth == 'velodyne'
+                self.root / date,
+                velodyne=self._truth == 'velodyne' or self._poses == 'oxts',
+                imu=self._poses == 'oxts',
             )
         _picture(folder, eye, frame)
         truth = self._truth_path(folder, frame, eye)
@@ -225,6 +244,11 @@ class Kitti(DepthDataset):
         except DatasetError:
             self.skipped[f'without the {view} picture'] += 1
             return None
+        if self._poses == 'oxts':
+            frames = {self._view_of(view, frame, eye)[1] for view in self._views} | {frame}
+            if not all(_oxts(folder, number).is_file() for number in frames):
+                self.skipped['without oxts'] += 1
+                return None
         return _Item(folder, frame, eye, truth)
 
     def _view_of(self, view: str, frame: int, eye: str) -> tuple[str, int]:
@@ -251,11 +275,13 @@ class Kitti(DepthDataset):
     def files(self, index: int) -> tuple[Path, ...]:
         """List picture, truth and the pictures of the views."""
         item = self._items[index]
-        views = (self._view_of(view, item.frame, item.eye) for view in self._views)
+        views = [self._view_of(view, item.frame, item.eye) for view in self._views]
+        frames = dict.fromkeys((item.frame, *(frame for _, frame in views)))
         return (
             _picture(item.drive, item.eye, item.frame),
             item.truth,
             *(_picture(item.drive, *view) for view in views),
+            *(_oxts(item.drive, frame) for frame in frames if self._poses == 'oxts'),
         )
 
     def read(self, index: int) -> Frame:
@@ -279,6 +305,12 @@ class Kitti(DepthDataset):
                 path = self._truth_path(item.drive, frame, eye)
                 if path is not None:
                     view_depth = self._read_depth(path, eye, calibration, rgb.shape[:2])
+            elif self._poses == 'oxts':
+                eye_from_imu = calibration.eye_from_imu(eye)
+                imu_from_imu = relative_pose(
+                    read_oxts(_oxts(item.drive, item.frame)), read_oxts(_oxts(item.drive, frame))
+                )
+                motion = eye_from_imu @ imu_from_imu @ np.linalg.inv(eye_from_imu)
             views.append(
                 View(
                     rgb=self._cut(view_rgb),
@@ -369,6 +401,10 @@ def _picture(drive: Path, eye: str, frame: int) -> Path:
     raise DatasetError(f'{path}: no such picture (nor .jpg); download this drive or unlist it')
 
 
+def _oxts(drive: Path, frame: int) -> Path:
+    return drive / 'oxts' / 'data' / f'{frame:010d}.txt'
+
+
 def read_list(path: Path) -> list[tuple[str, str, int, str]]:
     """Read a list of frames as (date, drive, frame, eye).
 
@@ -400,12 +436,13 @@ def read_list(path: Path) -> list[tuple[str, str, int, str]]:
     return entries
 
 
-def read_calibration(folder: Path, *, velodyne: bool) -> Calibration:
+def read_calibration(folder: Path, *, velodyne: bool, imu: bool = False) -> Calibration:
     """Read the calibration of a date.
 
     Args:
         folder: the date's.
         velodyne: read calib_velo_to_cam.txt as well.
+        imu: read calib_imu_to_velo.txt as well.
 
     Raises:
         DatasetError: a file or an entry is missing or not numbers; names both.
@@ -417,22 +454,28 @@ def read_calibration(folder: Path, *, velodyne: bool) -> Calibration:
         width, height = _entry(values, path, f'S_rect_{number}', 2)
         size_hw[eye] = (int(height), int(width))
         projection[eye] = _entry(values, path, f'P_rect_{number}', 12).reshape(3, 4)
-    rect_from_velo = None
+    rect_from_velo = velo_from_imu = None
     if velodyne:
-        rectify, cam0_from_velo = np.eye(4), np.eye(4)
+        rectify = np.eye(4)
         rectify[:3, :3] = _entry(values, path, 'R_rect_00', 9).reshape(3, 3)
-        velo_path = folder / 'calib_velo_to_cam.txt'
-        velo_values = _read_calibration_file(velo_path)
-        cam0_from_velo[:3, :3] = _entry(velo_values, velo_path, 'R', 9).reshape(3, 3)
-        cam0_from_velo[:3, 3] = _entry(velo_values, velo_path, 'T', 3)
-        rect_from_velo = rectify @ cam0_from_velo
-    calibration = Calibration(size_hw, projection, rect_from_velo)
+        rect_from_velo = rectify @ _read_motion(folder / 'calib_velo_to_cam.txt')
+    if imu:
+        velo_from_imu = _read_motion(folder / 'calib_imu_to_velo.txt')
+    calibration = Calibration(size_hw, projection, rect_from_velo, velo_from_imu)
     try:
         for eye in size_hw:
             calibration.camera(eye)
     except CameraError as error:
         raise DatasetError(f'{path}: {error}') from error
     return calibration
+
+
+def _read_motion(path: Path) -> NDArray[np.float64]:
+    values = _read_calibration_file(path)
+    motion = np.eye(4)
+    motion[:3, :3] = _entry(values, path, 'R', 9).reshape(3, 3)
+    motion[:3, 3] = _entry(values, path, 'T', 3)
+    return motion
 
 
 def _read_calibration_file(path: Path) -> dict[str, str]:
@@ -507,6 +550,49 @@ def project_velodyne(
     image = np.zeros(size_hw, np.float32)
     image[row[far_first], column[far_first]] = value[far_first]
     return image
+
+
+def read_oxts(path: Path) -> NDArray[np.float64]:
+    """Read latitude, longitude [deg], altitude [m], roll, pitch and yaw [rad] of a frame.
+
+    Raises:
+        DatasetError: missing, or not at least six finite numbers.
+    """
+    text = read_bytes(path).decode('utf-8', errors='replace')
+    try:
+        numbers = np.array([float(word) for word in text.split()[:6]])
+    except ValueError:
+        numbers = np.zeros(0)
+    if numbers.size != 6 or not np.isfinite(numbers).all():
+        raise DatasetError(
+            f'{path}: {text[:60]!r}, expected latitude, longitude, altitude, roll, pitch, yaw'
+        )
+    return numbers
+
+
+def relative_pose(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the (4, 4) motion of points from the first record's frame into the second's [m].
+
+    The unit's frame is x forward, y left, z up; yaw 0 looks east. East and north are counted on
+    a Mercator map that is true to scale at the first record.
+    """
+    scale = np.cos(np.radians(first[0]))
+    poses = []
+    for latitude, longitude, altitude, roll, pitch, yaw in (first, second):
+        pose = np.eye(4)
+        (cr, cp, cy), (sr, sp, sy) = np.cos((roll, pitch, yaw)), np.sin((roll, pitch, yaw))
+        about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
+        about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
+        about_z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+        pose[:3, :3] = about_z @ about_y @ about_x
+        north = np.log(np.tan(np.radians(90 + latitude) / 2))
+        pose[:3, 3] = (
+            scale * _EARTH_RADIUS_M * np.radians(longitude),
+            scale * _EARTH_RADIUS_M * north,
+            altitude,
+        )
+        poses.append(pose)
+    return np.asarray(np.linalg.inv(poses[1]) @ poses[0])
 
 
 def recognise(path: Path) -> str | None:

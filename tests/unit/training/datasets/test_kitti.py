@@ -166,6 +166,42 @@ def test_velodyne_truth_of_the_right_view(kitti):
     np.testing.assert_allclose(data.read(0).views[0].depth, expected, rtol=1e-5)
 
 
+def test_poses_of_neighbours_from_oxts(kitti):
+    root, truth = kitti
+    data = open_dataset('kitti', root, 'train', views=['previous', 'next'], poses='oxts')
+    left = np.eye(4)
+    left[:3, 3] = np.linalg.solve(truth['P']['l'][:, :3], truth['P']['l'][:, 3])
+    camera_from_imu = left @ writer.CAMERA_FROM_VELO @ writer.VELO_FROM_IMU
+    world_from_camera = [
+        writer.world_from_imu(frame) @ np.linalg.inv(camera_from_imu) for frame in (5, 6, 7)
+    ]
+    views = data.read(0).views
+    for view, there in zip(views, (world_from_camera[0], world_from_camera[2]), strict=True):
+        expected = np.linalg.inv(there) @ world_from_camera[1]
+        np.testing.assert_allclose(view.view_from_frame, expected, atol=2e-4)
+    # driving forward: what the next picture sees is nearer
+    assert views[1].view_from_frame[2, 3] == pytest.approx(-0.9, abs=0.1)
+    assert [path.parts[-3] for path in data.files(0)[-3:]] == ['oxts'] * 3
+    plain = open_dataset('kitti', root, 'train', views=['next']).read(0).views[0]
+    assert plain.view_from_frame is None
+
+
+def test_broken_or_missing_oxts(tmp_path):
+    root, _ = fresh(tmp_path)
+    options = {'views': ['next'], 'poses': 'oxts'}
+    record = root / writer.DATE / DRIVE / 'oxts/data/0000000006.txt'
+    for text in ('49.0 8.4 110', 'a b c d e f', '1 2 3 4 5 nan'):
+        record.write_text(text)
+        with pytest.raises(DatasetError, match=r'oxts/data/0000000006\.txt: .*expected latitude'):
+            open_dataset('kitti', root, 'train', **options).read(0)
+    record.unlink()
+    with pytest.raises(DatasetError, match=r'none of 3 .*without oxts \(2\)'):
+        open_dataset('kitti', root, 'train', **options)
+    (root / writer.DATE / 'calib_imu_to_velo.txt').unlink()
+    with pytest.raises(DatasetError, match=r'calib_imu_to_velo\.txt: no such file'):
+        open_dataset('kitti', root, 'train', **options)
+
+
 def test_trap_12_no_crop_unless_asked_then_k_moves_too(tmp_path):
     size_hw = (375, 1242)
     writer.write(tmp_path, frames=1, size_hw=size_hw, seed=1)

@@ -37,7 +37,8 @@ def encode_rgb(rgb: np.ndarray, form: str) -> tuple[str, str, bytes]:
     """Return (message type, encoding or format, data)."""
     bgr = np.ascontiguousarray(rgb[..., ::-1])
     if form in ('jpeg', 'png'):
-        data = cv2.imencode(f'.{form}', bgr, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 98] if form == 'jpeg' else []
+        data = cv2.imencode(f'.{form}', bgr, quality)[1].tobytes()
         return 'sensor_msgs/msg/CompressedImage', f'rgb8; {form} compressed bgr8', data
     return 'sensor_msgs/msg/Image', form, (bgr if form == 'bgr8' else rgb).tobytes()
 

@@ -15,6 +15,8 @@ BASELINE_M = 0.54
 CAMERA_FROM_VELO = np.array(
     [[0.0, -1, 0, 0.03], [0, 0, -1, -0.08], [1, 0, 0, -0.27], [0, 0, 0, 1]]
 )
+VELO_FROM_IMU = np.array([[1.0, 0, 0, -0.81], [0, 1, 0, 0.32], [0, 0, 1, -0.8], [0, 0, 0, 1]])
+START_DEG = (49.0, 8.4)  # latitude, longitude
 # Metres of the plane z = a + b x + c y, in the frame of the rectified camera 0.
 PLANE = (12.0, 0.35, -1.9)
 
@@ -69,7 +71,38 @@ def write_calibration(folder: Path, size_hw: tuple[int, int]) -> dict[str, np.nd
         f'T: {numbers(CAMERA_FROM_VELO[:3, 3])}\n'
         'delta_f: 0.000000e+00 0.000000e+00\n'
     )
+    (folder / 'calib_imu_to_velo.txt').write_text(
+        'calib_time: 25-May-2012 16:47:16\n'
+        f'R: {numbers(VELO_FROM_IMU[:3, :3])}\n'
+        f'T: {numbers(VELO_FROM_IMU[:3, 3])}\n'
+    )
     return P
+
+
+def world_from_imu(frame: int) -> np.ndarray:
+    """Return (4, 4): 0.9 m a frame to the east, 0.2 m to the north, a bit up, turning left."""
+    yaw, pitch = 0.02 * frame, 0.003 * frame
+    about_z = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
+    about_y = np.array(
+        [[np.cos(pitch), 0, np.sin(pitch)], [0, 1, 0], [-np.sin(pitch), 0, np.cos(pitch)]]
+    )
+    pose = np.eye(4)
+    pose[:3, :3] = about_z @ about_y
+    pose[:3, 3] = (0.9 * frame, 0.2 * frame, 110 + 0.01 * frame)
+    return pose
+
+
+def write_oxts(path: Path, frame: int) -> None:
+    """Write a record of `world_from_imu`, by the length of a degree where it starts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metres_per_deg = np.pi / 180 * 6378137
+    east, north, up = world_from_imu(frame)[:3, 3]
+    latitude = START_DEG[0] + north / metres_per_deg
+    longitude = START_DEG[1] + east / (metres_per_deg * np.cos(np.radians(START_DEG[0])))
+    rest = ' '.join(['0'] * 24)
+    path.write_text(
+        f'{latitude:.12f} {longitude:.12f} {up:.6f} 0 {0.003 * frame} {0.02 * frame} {rest}\n'
+    )
 
 
 def write_scan(path: Path, points: np.ndarray) -> None:
@@ -121,6 +154,7 @@ def write(
             points = (camera_points @ velo_from_camera.T)[:, :3].astype(np.float32)
             write_scan(folder / 'velodyne_points' / 'data' / f'{frame:010d}.bin', points)
             truth['points'][drive, frame] = points
+            write_oxts(folder / 'oxts' / 'data' / f'{frame:010d}.txt', frame)
             lines.append(f'{DATE}/{drive} {frame} l\n')
         truth['lists'][split] = root / f'{split}_files.txt'
         truth['lists'][split].write_text(''.join(lines))

@@ -52,6 +52,7 @@ def write(
     rng = np.random.default_rng(seed)
     height, width = size_hw
     K = np.array([[0.6 * width, 0, 0.51 * width], [0, 0.7 * width, 0.45 * height], [0, 0, 1]])
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 98]
     truth: dict[str, Any] = {'K': K, 'poses': {}, 'depth': {}}
     for scene in SCENES.values():
         for variation in variations:
@@ -84,7 +85,7 @@ def write(
                     ):
                         path = folder / 'frames' / what / f'Camera_{camera}' / name
                         path.parent.mkdir(parents=True, exist_ok=True)
-                        cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 98])
+                        cv2.imwrite(str(path), image, quality if what == 'rgb' else [])
             (folder / 'intrinsic.txt').write_text('\n'.join(intrinsic) + '\n')
             (folder / 'extrinsic.txt').write_text('\n'.join(extrinsic) + '\n')
     return truth
