@@ -111,7 +111,7 @@ class DenseDepth(DepthNetwork):
 
     def _depth(self, raw: torch.Tensor) -> torch.Tensor:
         near, far = self.depth_range_m
-        return far / raw.clamp(1.0, far / near)
+        return (far / raw.clamp(min=1.0)).clamp(near, far)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """See `DepthNetwork.forward`."""
