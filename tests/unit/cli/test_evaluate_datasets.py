@@ -6,6 +6,8 @@ import importlib.util
 import json
 from pathlib import Path
 import shutil
+import subprocess
+import sys
 
 import cv2
 from depth_node.cli._datasets import open_reader, parse_spec
@@ -313,3 +315,18 @@ def test_no_name_breaks_the_parser(text):
     except DataError:
         return
     assert all(name.isidentifier() for name in spec.options)
+
+
+def test_data_sets_are_measured_without_torch(tmp_path):
+    """A robot has numpy and a runtime; its own recordings must be measurable there."""
+    write_rendered(tmp_path, 'test', 'room_0', ['0000'])
+    blocked = ['torch', 'lightning', 'h5py', 'scipy']
+    code = (
+        f'import sys; sys.modules.update(dict.fromkeys({blocked!r})); '
+        'from depth_node.cli._datasets import open_reader; '
+        'from depth_node.evaluation import protocols, report; '
+        f'print(len(list(open_reader("rendered:{tmp_path}"))))'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == '1'
