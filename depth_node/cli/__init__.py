@@ -61,7 +61,7 @@ _CURES: Final = {
     'rosbags': "pip install '.[demo]' in the clone",
     'bpy': "pip install '.[synthesis]' in the clone",
     'h5py': "pip install '.[data]' in the clone",
-    'scipy': "pip install '.[data]' in the clone",
+    'scipy': "pip install '.[train]' in the clone",
     'torch': "pip install '.[train]' in the clone",
     'lightning': "pip install '.[train]' in the clone",
     'onnx': "pip install '.[export]' in the clone",

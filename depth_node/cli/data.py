@@ -32,6 +32,9 @@ _CHECK_EPILOG: Final = """\
 What the folder or file is, its content tells; --kind says it where that leaves a choice. Options
 are those of `data.options` in a training configuration, their values YAML.
 
+kinds: rendered, folder, nyu_mat, nyu_densedepth, list, kitti, diode, make3d, sunrgbd, megadepth,
+       diw, redweb, hypersim, vkitti2, sfm_triptych, bag
+
 examples:
   depth-node data check data/nyu
   depth-node data check nyu_data.zip --sample 200 --sheet nyu.jpg
@@ -53,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'check', help='read a data set and report', epilog=_CHECK_EPILOG, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     check.add_argument('path', type=Path, metavar='PATH', help='folder, zip, list, .mat or bag')
-    check.add_argument('--kind', metavar='NAME', help='do not guess; a wrong name lists all')
+    check.add_argument('--kind', metavar='NAME', help='what it is, of those below (as its content says)')
     check.add_argument('--split', choices=('train', 'val', 'test'), help='this one alone (all)')
     check.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                        help='of the data set; may be given several times')

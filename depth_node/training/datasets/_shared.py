@@ -1,13 +1,12 @@
-"""What several data sets do alike: held-out groups, intrinsics from options, MATLAB files."""
+"""What several data sets do alike: held-out groups, intrinsics, looking into folders."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import hashlib
-import io
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from depth_node.camera import Camera
 from depth_node.training.datasets.base import (
@@ -126,30 +125,6 @@ def parse_intrinsics(path: Path, size_hw: tuple[int, int]) -> Camera:
         raise DatasetError(
             f'{path}: not the 3x3 matrix of a camera ({error}); expected fx 0 cx 0 fy cy 0 0 1'
         ) from error
-
-
-def load_mat(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Read variables of a MATLAB file older than v7.3.
-
-    Raises:
-        DatasetError: missing, damaged, of another format, or without one of the variables.
-        ModuleNotFoundError: SciPy is not installed.
-    """
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise missing('scipy', path, error) from None
-    data = read_bytes(path)
-    try:
-        found: dict[str, Any] = loadmat(io.BytesIO(data), variable_names=list(names))
-    except Exception as error:  # the parser lets a damaged file raise whatever it runs into
-        raise DatasetError(
-            f'{path}: not a MATLAB v5 file ({len(data)} bytes; {error!r}); fetch it again'
-        ) from error
-    absent = [name for name in names if name not in found]
-    if absent:
-        raise DatasetError(f'{path}: has no variable {absent[0]!r}, expected {", ".join(names)}')
-    return found
 
 
 def missing(module: str, path: Path, error: ModuleNotFoundError) -> ModuleNotFoundError:

@@ -186,11 +186,13 @@ def clean_depth(
             )
         raise DatasetError(f'{path}: no pixel of known depth; remove the frame')
     if metric:
-        median = float(np.median(depth[known]))
+        some = depth[known]
+        # 20,000 pixels tell the unit as well as 300,000 do, in a tenth of the time
+        median = float(np.median(some[:: max(1, some.size // 20_000)]))
         low, high = PLAUSIBLE_MEDIAN_M
         if not low <= median <= high:
             raise DatasetError(
                 f'{path}: median depth {median:.4g} m, expected {low} to {high} m; is the file '
                 'in another unit (millimetres and metres mixed up)?'
             )
-    return np.where(known, depth, 0).astype(np.float32)
+    return np.where(known, depth, 0).astype(np.float32, copy=False)

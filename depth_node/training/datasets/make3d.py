@@ -11,7 +11,8 @@ from pathlib import Path
 import re
 
 import cv2
-from depth_node.training.datasets._shared import divide, load_mat, walk
+from depth_node.training.datasets._matfile import load_mat, numbers
+from depth_node.training.datasets._shared import divide, walk
 from depth_node.training.datasets.base import (
     DatasetError,
     DepthDataset,
@@ -23,6 +24,7 @@ from depth_node.training.frame import Frame
 import numpy as np
 
 _PICTURE, _DEPTH = 'img-', 'depth_sph_corr-'
+GRID = 'Position3DGrid'
 # C1 errors count what is nearer (Liu et al.; FCRN's evaluation).
 C1_FAR_M = 70.0
 EVALUATED_HW = (460, 345)
@@ -100,15 +102,16 @@ class Make3D(DepthDataset):
         """Read a frame."""
         picture, mat = self.files(index)
         rgb = read_rgb(picture)
-        grid = np.asarray(load_mat(mat, ('Position3DGrid',))['Position3DGrid'])
+        grid = numbers(mat, GRID, load_mat(mat, (GRID,))[GRID])
         if grid.ndim != 3 or grid.shape[2] != 4 or grid.dtype.kind != 'f' or not grid.size:
             raise DatasetError(
-                f'{mat}: Position3DGrid is {grid.dtype} with shape {grid.shape}, expected float '
+                f'{mat}: {GRID} is {grid.dtype} with shape {grid.shape}, expected float '
                 'with shape (rows, columns, 4)'
             )
         height, width = self._size_hw
         rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        depth = _nearest(grid[..., 3].astype(np.float32), self._size_hw)
+        with np.errstate(over='ignore'):  # what float32 cannot hold is unknown
+            depth = _nearest(grid[..., 3].astype(np.float32), self._size_hw)
         return Frame(rgb, clean_depth(depth, mat, self._size_hw, far=self._far_m))
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from depth_node.camera import Camera
-from depth_node.training.datasets._shared import divide, load_mat, missing
+from depth_node.training.datasets._matfile import load_mat, numbers
+from depth_node.training.datasets._shared import divide, missing
 from depth_node.training.datasets.base import (
     DatasetError,
     DepthDataset,
@@ -273,15 +274,15 @@ def _read_splits(path: Path, count: int) -> dict[str, list[int]]:
     found = load_mat(path, ('trainNdxs', 'testNdxs'))
     parts = {}
     for part, name in (('train', 'trainNdxs'), ('test', 'testNdxs')):
-        numbers = np.asarray(found[name]).ravel()
-        if numbers.dtype.kind not in 'iuf' or not np.all(numbers == np.round(numbers)):
-            raise DatasetError(f'{path}: {name} are {numbers.dtype}, expected whole numbers')
-        if numbers.size and (numbers.min() < 1 or numbers.max() > count):
+        counted = numbers(path, name, found[name]).ravel().astype(np.float64)
+        if not np.all(counted == np.round(counted)):
+            raise DatasetError(f'{path}: {name} are not whole numbers')
+        if counted.size and not 1 <= counted.min() <= counted.max() <= count:
             raise DatasetError(
-                f'{path}: {name} go from {numbers.min():g} to {numbers.max():g}, expected 1 to '
+                f'{path}: {name} go from {counted.min():g} to {counted.max():g}, expected 1 to '
                 f'{count}, as MATLAB counts'
             )
-        parts[part] = [int(number) - 1 for number in numbers]
+        parts[part] = [int(number) - 1 for number in counted]
     both = set(parts['train']) & set(parts['test'])
     if both:
         raise DatasetError(f'{path}: frame {min(both) + 1} is in both trainNdxs and testNdxs')

@@ -11,13 +11,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 import re
 
-from depth_node.training.datasets._shared import (
-    divide,
-    hash_share,
-    load_mat,
-    parse_intrinsics,
-    walk,
-)
+from depth_node.training.datasets._matfile import load_mat
+from depth_node.training.datasets._shared import divide, hash_share, parse_intrinsics, walk
 from depth_node.training.datasets.base import (
     DatasetError,
     DepthDataset,
@@ -181,10 +176,10 @@ def _official(path: Path, frames: list[str]) -> dict[str, list[str]]:
     found = load_mat(path, tuple(variables.values()))
     parts = {}
     for part, variable in variables.items():
-        named = set()
-        for cell in np.asarray(found[variable]).ravel():
-            text = str(np.asarray(cell).ravel()[0]) if np.size(cell) else ''
-            named.add(_from_sensor(text).strip('/'))
+        cells = found[variable]
+        if not isinstance(cells, list) or not all(isinstance(cell, str) for cell in cells):
+            raise DatasetError(f'{path}: {variable} is not a cell array of texts')
+        named = {_from_sensor(str(cell)).strip('/') for cell in cells}
         parts[part] = [frame for frame in frames if _from_sensor(frame) in named]
     if not any(parts.values()):
         raise DatasetError(f'{path}: names none of the {len(frames)} frames below the root')

@@ -17,6 +17,10 @@ from depth_node.training.frame import Frame, Pairs, View
 import numpy as np
 import pytest
 
+pytest.importorskip('h5py', reason='h5py is not installed (extra `data`)')
+pytest.importorskip('scipy', reason='SciPy, by which the tests write MATLAB files')
+pytest.importorskip('rosbags', reason='rosbags is not installed (extra `data`)')
+
 WRITERS = Path(__file__).parents[1] / 'training' / 'datasets'
 # Kinds whose writer makes a folder that says what it is; the writer's name where it differs.
 KINDS = {kind: kind for kind in DATASETS} | {'list': 'list_file'}
@@ -201,6 +205,12 @@ def test_wrong_usage(cli_here, folder, words, message):
     result = cli_here('data', 'check', folder[0], *words)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_help_names_every_kind(cli_here):
+    text = cli_here('data', 'check', '--help').stdout
+    named = text.partition('kinds: ')[2].partition('\n\n')[0].split()
+    assert [name.rstrip(',') for name in named] == list(DATASETS)
 
 
 def test_an_action_is_needed(cli_here):

@@ -123,7 +123,8 @@ def test_broken_grids_are_named(tmp_path):
         ({'Position3DGrid': grid[..., :3]}, r'shape \(11, 24, 3\)'),
         ({'Position3DGrid': grid * 1000}, 'median depth 9000 m'),
         ({'Position3DGrid': grid * np.nan}, 'no pixel of known depth'),
-        ({'Position3DGrid': 'depth'}, 'expected float'),
+        ({'Position3DGrid': 'depth'}, 'is a text, expected numbers'),
+        ({'Position3DGrid': grid.astype(np.int16)}, 'is int16 .* expected float'),
     ):
         savemat(mat, content)
         with pytest.raises(DatasetError, match=rf'{mat.name}: .*{message}'):

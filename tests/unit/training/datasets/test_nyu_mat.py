@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 import pickle
 
@@ -142,6 +143,19 @@ def test_a_worker_process_opens_the_file_for_itself(nyu):
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy._file._handle is None
     np.testing.assert_array_equal(copy.read(1).depth, expected)
+    # three forked readers at once; the parent's open file must serve none of them
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                same = all(np.array_equal(dataset.read(1).depth, expected) for _ in range(20))
+                status = 0 if same and dataset._file._pid == os.getpid() else 1
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
 
 
 def test_recognised_as_file_and_as_folder(nyu, tmp_path):
