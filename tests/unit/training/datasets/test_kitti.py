@@ -39,7 +39,7 @@ def brute_force(points, P, size_hw, use):
     for x, y, z in points.astype(float):
         if x < 0:
             continue
-        u, v, w = P @ writer.CAMERA_FROM_VELO @ (x, y, z, 1)
+        u, v, w = P @ writer.RECT_FROM_VELO @ (x, y, z, 1)
         if w <= 0:
             continue
         column, row = round(u / w) - 1, round(v / w) - 1
@@ -116,8 +116,19 @@ def test_nearest_of_two_points_in_a_pixel_stays():
     image = project_velodyne(points, P, motion, (30, 45))
     assert image[14, 19] == pytest.approx(3.0)
     assert np.count_nonzero(image) == 1
-    behind = project_velodyne(-points, P, motion, (30, 45))
-    assert not behind.any()
+
+
+def test_points_behind_scanner_or_camera_are_dropped():
+    P = np.array([[50.0, 0, 20, 0], [0, 40, 15, 0], [0, 0, 1, 0]])
+    camera_behind = writer.CAMERA_FROM_VELO.copy()
+    camera_behind[2, 3] = 0.5
+    points = np.array([[-0.2, 0.0, 0.0], [7.0, 0.2, 0.0]])
+    image = project_velodyne(points, P, camera_behind, (30, 45))
+    assert image[image > 0] == pytest.approx([7.5])
+    # between the two, where a point would be mirrored into the picture
+    between = np.array([[0.1, 0.0, -0.08], [7.0, 0.2, 0.0]])
+    image = project_velodyne(between, P, writer.CAMERA_FROM_VELO, (30, 45))
+    assert image[image != 0] == pytest.approx([7.0 - 0.27])
 
 
 def test_views_are_neighbours_and_the_other_eye(kitti):
@@ -171,7 +182,7 @@ def test_poses_of_neighbours_from_oxts(kitti):
     data = open_dataset('kitti', root, 'train', views=['previous', 'next'], poses='oxts')
     left = np.eye(4)
     left[:3, 3] = np.linalg.solve(truth['P']['l'][:, :3], truth['P']['l'][:, 3])
-    camera_from_imu = left @ writer.CAMERA_FROM_VELO @ writer.VELO_FROM_IMU
+    camera_from_imu = left @ writer.RECT_FROM_VELO @ writer.VELO_FROM_IMU
     world_from_camera = [
         writer.world_from_imu(frame) @ np.linalg.inv(camera_from_imu) for frame in (5, 6, 7)
     ]

@@ -83,6 +83,8 @@ def write(
     info_topic: str | None = INFO,
     D: tuple[float, ...] = (),
     period_s: float = PERIOD_S,
+    burst_s: float | None = None,
+    stamped: bool = True,
     name: str = 'bag',
     extra_topics: tuple[tuple[str, str], ...] = (),
 ) -> dict[str, Any]:
@@ -105,6 +107,8 @@ def write(
         info_topic: None = no CameraInfo.
         D: plumb_bob coefficients; picture and depth are distorted by them.
         period_s: between frames.
+        burst_s: the recorder's times stand still for so long; None = they do not.
+        stamped: False leaves the headers' stamps 0.
         name: of the bag.
         extra_topics: (topic, encoding) of more images, 4x4 px.
 
@@ -128,6 +132,7 @@ def write(
     }  # fmt: skip
 
     def header(stamp: int, frame_id: str) -> Any:
+        stamp *= stamped
         time = types['builtin_interfaces/msg/Time'](stamp // 10**9, stamp % 10**9)
         return types['std_msgs/msg/Header'](time, frame_id)
 
@@ -149,7 +154,10 @@ def write(
         if topic not in connections:
             connections[topic] = writer.add_connection(topic, kind, typestore=store)
         # the bag's time is that of the message's arrival
-        writer.write(connections[topic], stamp + 30_000_000, store.serialize_cdr(message, kind))
+        arrival = stamp + 30_000_000
+        if burst_s is not None:
+            arrival -= arrival % round(burst_s * 1e9)
+        writer.write(connections[topic], arrival, store.serialize_cdr(message, kind))
 
     with writer:
         for index in range(count):

@@ -15,6 +15,9 @@ BASELINE_M = 0.54
 CAMERA_FROM_VELO = np.array(
     [[0.0, -1, 0, 0.03], [0, 0, -1, -0.08], [1, 0, 0, -0.27], [0, 0, 0, 1]]
 )
+# Rectifying rolls the picture a little, which leaves z as it is.
+RECTIFY = np.array([[np.cos(0.02), -np.sin(0.02), 0], [np.sin(0.02), np.cos(0.02), 0], [0, 0, 1]])
+RECT_FROM_VELO = np.block([[RECTIFY, np.zeros((3, 1))], [np.zeros((1, 3)), 1]]) @ CAMERA_FROM_VELO
 VELO_FROM_IMU = np.array([[1.0, 0, 0, -0.81], [0, 1, 0, 0.32], [0, 0, 1, -0.8], [0, 0, 0, 1]])
 START_DEG = (49.0, 8.4)  # latitude, longitude
 # Metres of the plane z = a + b x + c y, in the frame of the rectified camera 0.
@@ -49,7 +52,6 @@ def write_calibration(folder: Path, size_hw: tuple[int, int]) -> dict[str, np.nd
     """Write both calibration files of a date; return P_rect of both eyes."""
     height, width = size_hw
     fx, fy, cx, cy = 0.58 * width, 0.6 * width, 0.49 * width, 0.46 * height
-    rectify = np.eye(3)
     P = {
         'l': projection(fx, fy, cx, cy, np.array([0.06, 0.0003, 0.0027])),
         'r': projection(fx, fy, cx, cy, np.array([0.06 - BASELINE_M, 0.002, 0.0025])),
@@ -59,7 +61,7 @@ def write_calibration(folder: Path, size_hw: tuple[int, int]) -> dict[str, np.nd
         'calib_time: 09-Jan-2012 13:57:47\n'
         'corner_dist: 9.950000e-02\n'
         f'S_00: {numbers(np.array([width * 1.1, height * 1.1]))}\n'
-        f'R_rect_00: {numbers(rectify)}\n'
+        f'R_rect_00: {numbers(RECTIFY)}\n'
         f'S_rect_02: {numbers(np.array([width, height]))}\n'
         f'P_rect_02: {numbers(P["l"])}\n'
         f'S_rect_03: {numbers(np.array([width, height]))}\n'
@@ -126,7 +128,7 @@ def write(
     """
     rng = np.random.default_rng(seed)
     P = write_calibration(root / DATE, size_hw)
-    velo_from_camera = np.linalg.inv(CAMERA_FROM_VELO)
+    velo_from_rect = np.linalg.inv(RECT_FROM_VELO)
     truth: dict[str, Any] = {'P': P, 'depth': {}, 'rgb': {}, 'points': {}, 'lists': {}}
     for split, drive, count in (('train', TRAIN_DRIVE, frames), ('val', VAL_DRIVE, 2)):
         folder = root / DATE / drive
@@ -151,7 +153,7 @@ def write(
             z = plane[0] + plane[1] * x + plane[2] * y
             in_front = z > 1
             camera_points = np.column_stack((x, y, z, np.ones_like(x)))[in_front]
-            points = (camera_points @ velo_from_camera.T)[:, :3].astype(np.float32)
+            points = (camera_points @ velo_from_rect.T)[:, :3].astype(np.float32)
             write_scan(folder / 'velodyne_points' / 'data' / f'{frame:010d}.bin', points)
             truth['points'][drive, frame] = points
             write_oxts(folder / 'oxts' / 'data' / f'{frame:010d}.txt', frame)
