@@ -120,7 +120,7 @@ def test_other_images_are_refused(shape):
     ((96, 128), (200, 130)),
 ])
 @pytest.mark.parametrize('resize', ['stretch', 'pad'])
-@pytest.mark.parametrize('size_hw', [(480, 640), (120, 300)])
+@pytest.mark.parametrize('size_hw', [(480, 640), (120, 300), (300, 120)])
 def test_map_with_other_cells_than_squares_covers_the_input(network_hw, map_hw, resize, size_hw):
     spec = InputSpec('image', 'uint8_nhwc', size_hw=network_hw, resize=resize)
     plan = ResizePlan(spec, size_hw)

@@ -465,8 +465,9 @@ def test_truth_is_resampled_by_the_nearest_measurement():
     coarse = np.arange(55 * 305, dtype=np.float32).reshape(55, 305)
     found = resample_truth(coarse, (460, 345))
     assert found.shape == (460, 345)
-    for v, u in ((0, 0), (459, 344), (123, 77), (200, 300)):
-        assert found[v, u] == coarse[int((v + 0.5) * 55 / 460), int((u + 0.5) * 305 / 345)]
+    for v in range(460):
+        for u in range(0, 345, 7):
+            assert found[v, u] == coarse[int((v + 0.5) * 55 / 460), int((u + 0.5) * 305 / 345)]
     holes = np.full((4, 6), 2.0, np.float32)
     holes[1, 2] = np.nan
     assert set(
@@ -509,17 +510,30 @@ def test_resizing_in_inverse_depth_is_exact_for_a_plane():
     assert np.isnan(found).sum() == 4
 
 
+def test_the_protocol_chooses_the_space_of_resizing():
+    v, u = np.mgrid[0:48, 0:64]
+    true = (1 / (0.1 + 0.004 * u + 0.002 * v)).astype(np.float32)
+    coarse = (1 / (1 / true.astype(float)).reshape(24, 2, 32, 2).mean(axis=(1, 3))).astype('f4')
+    sample = Sample('a', np.zeros((24, 32, 3), np.uint8), true, None)
+    errors = {}
+    for space in protocols.SPACES:
+        _, images = score_frame(coarse, sample, Protocol(resize_in=space), ('none',))
+        errors[space] = np.abs(images['none'] / true - 1)[2:-2, 2:-2].max()
+    assert errors['inv_depth'] < 1e-5 < 1e-4 < errors['depth']
+
+
 @dataclass
 class Sided:
-    """Predicts 1 + column / 10 [m], whatever it sees: mirrored, the other way round."""
+    """Predicts 1 + column / 10 [m]; of a mirrored picture, half of that."""
 
     cameras: list = field(default_factory=list)
     buffer: np.ndarray = field(default_factory=lambda: np.empty(SIZE_HW, np.float32))
 
     def run(self, rgb, camera, stamp=0.0):
         self.cameras.append((rgb[0, :, 0].copy(), camera))
-        self.buffer[:] = 1 + np.arange(SIZE_HW[1]) / 10  # overwritten by the next run
-        return Frame(self.buffer)
+        is_mirrored = rgb[0, 0, 0] > rgb[0, -1, 0]
+        self.buffer[:] = (1 + np.arange(SIZE_HW[1]) / 10) * (0.5 if is_mirrored else 1.0)
+        return Frame(self.buffer)  # overwritten by the next run
 
 
 @pytest.mark.parametrize('space', ['depth', 'inv_depth'])
@@ -536,7 +550,7 @@ def test_flip_averages_with_the_mirrored_picture(space):
     assert camera == CAMERA
     assert mirrored == replace(CAMERA, cx=31 - 15.0)
     there = 1 + np.arange(32) / 10
-    back = there[::-1]
+    back = 0.5 * there[::-1]
     mean = (there + back) / 2 if space == 'depth' else 2 / (1 / there + 1 / back)
     expected = ErrorSums.of(np.broadcast_to(mean, SIZE_HW), true).abs_rel
     assert result.summary('none', 'pooled')['abs_rel'] == pytest.approx(expected, rel=1e-5)
