@@ -34,6 +34,7 @@ class Tile:
             nothing is known.
         other: a picture to show in depth's place: the frame's first view.
         relative: depth has no unit.
+        pairs: pairs are drawn.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Tile:
     depth: NDArray[np.float32] | None = None
     other: NDArray[np.uint8] | None = None
     relative: bool = False
+    pairs: bool = False
 
     @classmethod
     def of(cls, name: str, frame: Frame) -> Tile:
@@ -63,7 +65,7 @@ class Tile:
         if frame.rel_inv_depth is not None:
             return cls(name, bgr, _nearest(_as_depth(frame.rel_inv_depth), size_wh), relative=True)
         other = _small(frame.views[0].rgb, size_wh) if frame.views else None
-        return cls(name, bgr, other=other)
+        return cls(name, bgr, other=other, pairs=frame.pairs is not None)
 
     def paint(self, depth_range: tuple[float, float] | None) -> NDArray[np.uint8]:
         """Put picture, depth and caption together."""
@@ -98,6 +100,10 @@ def write_sheet(
         text += f'; red to blue: {depth_range[0]:.3g} to {depth_range[1]:.3g} {unit}'
     if any(tile.relative for tile in tiles):
         text += '; relative inverse depth: red to blue near to far, each frame by itself'
+    if any(tile.pairs for tile in tiles):
+        text += '; points: red is nearer, blue is farther, green is equal'
+    if any(tile.other is not None for tile in tiles):
+        text += '; beside a picture: another of its scene'
     rows = [_caption(text, 2 * PAIRS_PER_ROW * TILE_WIDTH_PX)]
     for start in range(0, len(painted), PAIRS_PER_ROW):
         row = painted[start:start + PAIRS_PER_ROW]

@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'check', help='read a data set and report', epilog=_CHECK_EPILOG, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     check.add_argument('path', type=Path, metavar='PATH', help='folder, zip, list, .mat or bag')
-    check.add_argument('--kind', metavar='NAME', help='what it is, of those below (as its content says)')
+    check.add_argument('--kind', metavar='NAME',
+                       help='what it is, of those below (what its content tells)')
     check.add_argument('--split', choices=('train', 'val', 'test'), help='this one alone (all)')
     check.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                        help='of the data set; may be given several times')
