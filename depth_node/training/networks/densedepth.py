@@ -19,6 +19,7 @@ from torch.nn import functional
 
 ENCODERS = ('densenet169', 'densenet121', 'resnet50')
 LEAK = 0.2
+START_DEPTH_M = 2.0  # where an untrained head starts; the authors' starts beyond the range, at 0
 
 
 class _Up(nn.Module):
@@ -101,6 +102,7 @@ class DenseDepth(DepthNetwork):
                 if isinstance(layer, nn.Conv2d):  # Keras' default
                     nn.init.xavier_uniform_(layer.weight)
                     nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.head.bias, self.depth_range_m[1] / START_DEPTH_M)
 
     def _raw(self, batch: torch.Tensor) -> torch.Tensor:
         *skips, deepest = self.encoder(batch)

@@ -93,6 +93,14 @@ def test_trap_16_output_is_decoded_and_the_raw_one_is_not_cut(network):
     assert depth.dtype == torch.float32
 
 
+def test_an_untrained_head_starts_at_two_metres():
+    for far in (10.0, 80.0):
+        network = build_network('densedepth', **TINY, depth_range_m=(far / 100, far)).train()
+        with torch.no_grad():
+            raw = network.outputs(torch.rand(2, 3, 64, 96))['raw']
+        assert raw.mean() == pytest.approx(far / 2, abs=1.5)
+
+
 def test_block_is_upsampling_skip_and_two_leaky_convolutions(network):
     up, state = network.ups[1], network.ups[1].state_dict()
     coarse, skip = torch.randn(1, 256, 3, 4), torch.randn(1, 128, 6, 8)
