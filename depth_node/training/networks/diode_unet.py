@@ -11,9 +11,9 @@ channels that predicts ln(depth) at the picture's size. What was found in it:
    become small depths which are learnt like measured ones.
 4. Idle shuffle. `on_epoch_end` shuffles an index that no batch is read through: each epoch sees
    the pictures in one order.
-5. Losses. SSIM is told that values span 256 (the picture's width) with k1, k2 squared twice, so
-   that its constants drown the data; and the `edge` term weighs the prediction's own roughness
-   and never compares an edge with an edge.
+5. Losses. SSIM is told that values span 256, the picture's width, with k1 and k2 squared once more
+   than meant: its constants have nothing to do with the range of log depth. And the `edge` term
+   weighs the prediction's own roughness and never compares an edge with an edge.
 
 `faithful: true` keeps 1 and 2 in the network, and config/train/diode_unet_paper.yaml keeps 5 in
 the losses. Masks (3) and the order of pictures (4) belong to the data loader, where they are right
