@@ -204,7 +204,7 @@ def test_it_learns_a_batch_and_every_parameter_takes_part(network):
     network.train()
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     values = []
-    for step in range(14):
+    for step in range(10):
         optimiser.zero_grad()
         loss = objective.losses(network, batch)['loss']
         loss.backward()
