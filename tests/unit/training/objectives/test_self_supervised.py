@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip('torch')
+from depth_node.camera import Camera  # noqa: E402
+from depth_node.training.augment import warp  # noqa: E402
+from depth_node.training.frame import Frame, View  # noqa: E402
 from depth_node.training.geometry import axis_angle_pose, image_pyramid  # noqa: E402
+from depth_node.training.loading import collate_frames, tensors  # noqa: E402
 from depth_node.training.networks import build_network  # noqa: E402
 from depth_node.training.networks.self_supervised import (  # noqa: E402
     SCALES,
@@ -276,3 +280,47 @@ def test_networks_that_do_not_fit_are_named(batch):
         )
     with pytest.raises(ValueError, match='Oracle trains no flow'):
         build_objective('self_supervised', method='geonet_flow').losses(oracle(batch), batch)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'mirror': True},
+        {'crop': (9.0, 5.0, 80.0, 50.0)},
+        {'mirror': True, 'crop': (3.5, 0.0, 88.0, 61.0), 'roll_rad': 0.06},
+    ],
+    ids=['mirrored', 'cropped', 'all'],
+)
+def test_trap_24_augmented_views_are_still_explained_by_their_depth_and_motion(change, batch):
+    """Mirroring moves cx and swaps the sides of a motion; cropping and turning change K and pose.
+
+    The moved truth leaves about what the truth left; the pose as it was before does not.
+    """
+    items, before = [], []
+    for index in range(2):
+        K = batch['K'][index].double().numpy()
+        camera = Camera(SIZE, K[0, 0], K[1, 1], K[0, 2], K[1, 2])
+        rgb = batch['rgb'][index].permute(1, 2, 0).numpy()
+        views = tuple(
+            View(
+                batch['views'][index, at].permute(1, 2, 0).numpy(),
+                camera,
+                batch['view_from_frame'][index, at].double().numpy(),
+                batch['view_depth'][index, at, 0].numpy(),
+            )
+            for at in range(2)
+        )
+        frame = Frame(rgb, batch['depth'][index, 0].numpy(), camera, views=views)
+        items.append(tensors(warp(frame, SIZE, **change)))
+        before.append(batch['view_from_frame'][index])
+    changed = collate_frames(items)
+    for name in ('depth', 'view_depth'):  # turned corners know no depth: any will do
+        changed[name] = torch.where(changed[name] > 0, changed[name], 4.0)
+    options = {'method': 'monodepth2', 'normalise_inv_depth': False}
+    plain, _ = photometric(oracle(batch), batch, **options)
+    moved, _ = photometric(oracle(changed), changed, **options)
+    assert moved < 2 * plain
+    if 'mirror' in change:
+        stale = {**changed, 'view_from_frame': torch.stack(before)}
+        wrong, _ = photometric(oracle(stale), stale, **options)
+        assert wrong > 3 * moved
