@@ -279,6 +279,9 @@ class FrameData(lightning.LightningDataModule):
             augmenter=Augmenter(self.config.augment),
             max_broken=data.max_broken,
         )
+        if data.workers:
+            # Stops OpenCV's threads: a forked worker that stops those of its parent hangs.
+            cv2.setNumThreads(1)
         return DataLoader(
             frames,
             batch_size=data.batch_size,

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch')
@@ -24,7 +26,7 @@ from depth_node.training.checkpoints import (  # noqa: E402
 )
 from depth_node.training.config import TrainConfig, config_from_dict  # noqa: E402
 from depth_node.training.datasets import DatasetError  # noqa: E402
-from depth_node.training.fit import RunError, train  # noqa: E402
+from depth_node.training.fit import FrameData, RunError, train  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore::Warning:lightning', 'ignore::UserWarning')
 
@@ -37,6 +39,21 @@ def tiny(root: Path, folder: Path, **run) -> TrainConfig:
         'run': {'folder': str(folder), 'max_steps': 4, 'val_every_steps': 2, 'guard_step': 0,
                 'threads': 1, **run},
     })  # fmt: skip
+
+
+def test_workers_start_where_opencv_has_used_threads(frames_root, tmp_path):
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (9, 9), 3)
+        config = tiny(frames_root, tmp_path / 'run')
+        config = replace(config, data=replace(config.data, workers=1))
+        loader = FrameData(config).train_dataloader()
+        assert cv2.getNumThreads() == 1  # else a worker may wait for ever for its parent's threads
+        loader.timeout = 60
+        assert next(iter(loader))['rgb'].shape == (4, 3, 32, 64)
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_a_run_writes_its_files_and_resumes_its_step_count(frames_root, tmp_path):
