@@ -41,6 +41,7 @@ ENCODERS = ('resnet50', 'vgg')
 WIDTHS = (256, 128, 64, 32, 16)  # of the decoder, from a 16th of the picture to all of it
 RESNET_SCALE, VGG_SCALE = 5.0, 10.0  # largest inverse depth
 FLOW_SCALE = 0.1  # of the picture's sides
+START_STD = 1e-3  # of the weights of the residual flow's heads
 FLOW_INPUTS = 12  # target, source, source warped by depth and motion, that flow, its error
 
 
@@ -108,6 +109,10 @@ class ResFlowNet(nn.Module):
             'resnet50', FLOW_INPUTS, pretrained=pretrained, weights=weights
         )
         self.decoder = _Pyramid(self.encoder.channels, 2)
+        # Begins as the flow of the camera's motion: a random one of many pixels is consistent
+        # nowhere, and where nothing is consistent nothing is learned.
+        for head in self.decoder.heads:
+            nn.init.normal_(head.weight, std=START_STD)
 
     def forward(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Return flow (N, 2, h, w) at SCALES sizes, in pixels of each, finest first."""
