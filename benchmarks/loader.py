@@ -77,11 +77,12 @@ class TimedLoader:
         waits = (came - asked)[:-1][warmup:]
         return {
             'steps': len(steps),
-            'step_ms': round(1e3 * float(steps.mean()), 2),
+            'step_mean_ms': round(1e3 * float(steps.mean()), 2),
             'step_p50_ms': round(1e3 * float(np.median(steps)), 2),
             'wait_ms': round(1e3 * float(waits.mean()), 3),
             'wait_max_ms': round(1e3 * float(waits.max()), 2),
-            'wait_share': round(float(waits.sum() / steps.sum()), 5),
+            # of the median step: one that the machine held up must not hide the waiting
+            'wait_share': round(float(waits.mean() / np.median(steps)), 5),
         }
 
 
@@ -149,7 +150,7 @@ def measure(config: TrainConfig, folder: Path, warmup: int, *, keep_first: bool)
         trainer.fit(DepthTask(config.to_dict()), data)
     assert data.timed is not None
     row = {'workers': config.data.workers, **data.timed.summary(warmup)}
-    row['pictures_per_s'] = round(1e3 * config.data.batch_size / row['step_ms'], 2)
+    row['pictures_per_s'] = round(1e3 * config.data.batch_size / row['step_p50_ms'], 2)
     return row
 
 
@@ -208,7 +209,7 @@ def main() -> int:
                 row = {**row, 'workers': None}
             rows.append(row)
             name = 'a kept batch' if keep_first else str(workers)
-            print(f'{name:<20}{row["step_ms"]:>10.1f}{row["wait_ms"]:>12.2f}'
+            print(f'{name:<20}{row["step_p50_ms"]:>10.1f}{row["wait_ms"]:>12.2f}'
                   f'{row["wait_share"]:>9.2%}{row["pictures_per_s"]:>12.2f}',
                   flush=True)  # fmt: skip
         default = load_config(CLONE / 'config' / 'train' / 'small.yaml').data.workers
