@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip('torch')
 from depth_node.training.direct_vo import (  # noqa: E402
     DirectVoSettings,
+    _Level,
     _ray_jacobian,
     _rays,
     direct_pose,
@@ -29,16 +30,22 @@ MOTION = torch.tensor([[0.06, -0.03, 0.05, 0.008, -0.015, 0.01]])
 
 
 def texture(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Smooth noise, so that bilinear sampling is nearly exact."""
+    """Smooth noise, fine and coarse: bilinear sampling is nearly exact, and a pyramid has uses."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, height // 6, width // 6, generator=generator)
-    fine = functional.interpolate(coarse, size=(height, width), mode='bicubic')
-    return fine.clamp(0, 1)
+    total = torch.zeros(1, 3, height, width)
+    for cell in (5, 20):
+        noise = torch.rand(1, 3, height // cell, width // cell, generator=generator)
+        total += functional.interpolate(noise, size=(height, width), mode='bicubic') / 2
+    return total.clamp(0, 1)
 
 
-def scene(motion: torch.Tensor = MOTION, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Make a target by warping the source: the true motion explains it exactly."""
-    margin = 16  # so that all of the target is seen
+def scene(
+    motion: torch.Tensor = MOTION, seed: int = 0, margin: int = 16
+) -> dict[str, torch.Tensor]:
+    """Make a target by warping the source: the true motion explains it exactly.
+
+    The source is cut out of a picture with a margin, so that all of the target has a colour.
+    """
     big = (HEIGHT + 2 * margin, WIDTH + 2 * margin)
     source = texture(*big, seed)
     K_big = K.clone()
@@ -130,14 +137,45 @@ def test_it_stops_when_less_than_half_is_seen():
 
 
 def test_it_stops_when_the_error_rises():
-    """A source that is the target's negative: every step makes it worse."""
+    """A target of a tenth of the contrast asks for steps ten times too long: none is taken."""
     s = scene()
-    found = direct_pose(s['target'], 1 - s['target'], s['inv_depth'], K)
-    start_error = (1 - 2 * s['target']).square().mean()
-    warped = inverse_warp(1 - s['target'], 1 / s['inv_depth'], found, K)
-    seen = warped.valid.expand_as(warped.image)
-    assert warped.valid.float().mean() >= 0.5
-    assert (warped.image - s['target'])[seen].square().mean() <= start_error * 1.02
+    faint = 0.5 + 0.1 * (s['target'] - 0.5)
+    level = _Level(faint, s['source'], s['inv_depth'], K, K)
+    rest = torch.eye(4)[None]
+    residual, seen = level.residual(rest)
+    step = rest @ invert_pose(axis_angle_pose(level.step(residual, seen)))
+    after, after_seen = level.residual(step)
+    assert after_seen.float().mean() > 0.5
+
+    def cost(values, weight):
+        return (values.square() * weight).sum() / weight.sum()
+
+    assert cost(after, after_seen) > cost(residual, seen)
+    settings = DirectVoSettings(levels=1)
+    found = direct_pose(faint, s['source'], s['inv_depth'], K, settings=settings)
+    assert torch.equal(found, rest)
+
+
+def test_one_step_from_a_camera_that_is_turned_far():
+    """The step belongs to the target's frame: on the other side it would point elsewhere."""
+    turned = torch.tensor([[0.05, -0.03, 0.05, 0.0, 0.0, 0.6]])
+    s = scene(turned, margin=42)
+    near = s['pose'] @ axis_angle_pose(torch.tensor([[0.02, 0.01, 0, 0, 0, 0.0]]))
+    settings = DirectVoSettings(levels=1, iterations=1)
+    found = direct_pose(s['target'], s['source'], s['inv_depth'], K, start=near, settings=settings)
+    error, before = (found - s['pose']).norm(), (near - s['pose']).norm()
+    assert error < 0.3 * before
+
+
+def test_a_large_motion_needs_the_pyramid():
+    """A third of the picture; the intrinsics of both cameras follow the size of each level."""
+    far = torch.tensor([[0.45, -0.25, 0.25, 0.05, -0.125, 0.05]])
+    s = scene(far, seed=5, margin=70)
+    found = direct_pose(s['target'], s['source'], s['inv_depth'], K, K)
+    torch.testing.assert_close(found, s['pose'], atol=1e-3, rtol=0)
+    one = DirectVoSettings(levels=1)
+    stuck = direct_pose(s['target'], s['source'], s['inv_depth'], K, K, settings=one)
+    assert (stuck - s['pose']).abs().max() > 0.05
 
 
 def test_a_picture_without_texture_moves_nothing_and_gives_no_nan():

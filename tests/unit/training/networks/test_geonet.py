@@ -166,6 +166,25 @@ def test_the_flow_of_true_depth_and_motion_explains_the_views(batch):
     assert difference == pytest.approx(off, rel=0.05)
 
 
+def test_the_flow_network_sees_both_pictures_the_warp_its_flow_and_error(flow_network):
+    class Seen(torch.nn.Module):
+        def forward(self, batch):
+            self.batch = batch
+
+    torch.manual_seed(0)
+    kept, flow_network.flow_net = flow_network.flow_net, Seen()
+    target, source, warped = torch.rand(3, 2, 3, *SIZE)
+    flow = torch.rand(2, 2, *SIZE)
+    flow_network.residual_flows(target, source, warped, flow)
+    found = flow_network.flow_net.batch
+    flow_network.flow_net = kept
+    error = ((warped - target) ** 2).sum(1, keepdim=True).sqrt()
+    for part, expected in zip(
+        found.split((3, 3, 3, 2, 1), 1), (target, source, warped, flow, error), strict=True
+    ):
+        torch.testing.assert_close(part, expected)
+
+
 def test_gradient_reaches_every_parameter_of_the_first_stage(batch):
     torch.manual_seed(0)
     network = build_network('geonet', size_hw=SIZE).train()
