@@ -10,7 +10,7 @@ from typing import Any
 from depth_node.training.config import OptimConfig, TrainConfig, config_from_dict
 from depth_node.training.networks import DepthNetwork, build_network, untrained
 from depth_node.training.objectives import build_objective
-from depth_node.training.objectives.base import prediction_and_truth
+from depth_node.training.objectives.base import has_truth, prediction_and_truth
 import lightning
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ GUARD_LOG_STD = 0.02  # a constant picture has 0; a network that learns has 0.2 
 GUARD_FALL = 0.9  # the loss near the guard must be below this share of the first steps'
 GUARD_WINDOW = 25
 PANEL_ROWS = 6
+EMPTY_STEPS = 5
 
 
 class CollapseError(RuntimeError):
@@ -114,6 +115,7 @@ class DepthTask(lightning.LightningModule):
         self._early_losses: list[float] = []
         self._late_losses: list[float] = []
         self._progress = 0.0
+        self._empty_steps = 0
         self._plateau_share = 1.0
         self._plateau_best = math.inf
         self._plateau_waited = 0
@@ -133,6 +135,7 @@ class DepthTask(lightning.LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
         """Compute the loss of one batch."""
         self._require(batch)
+        self._refuse_empty(batch)
         parts = self.objective.losses(self.network, batch)
         loss = parts['loss']
         size = len(batch['rgb'])
@@ -146,6 +149,18 @@ class DepthTask(lightning.LightningModule):
                      batch_size=size)  # fmt: skip
         self._guard(float(loss.detach()), batch)
         return loss
+
+    def _refuse_empty(self, batch: dict[str, torch.Tensor]) -> None:
+        """Stop a run whose losses are zero because nothing of the truth counts."""
+        self._empty_steps = 0 if has_truth(self.network, batch) else self._empty_steps + 1
+        if self._empty_steps >= EMPTY_STEPS:
+            near, far = self.network.depth_range_m
+            raise TaskError(
+                f'no pixel of the truth counted in {EMPTY_STEPS} steps: all depth is unknown, or '
+                f'outside of the {near:g} to {far:g} m that network {self.config.network.name} '
+                'can return; look at the ranges with: depth-node data check '
+                f'{self.config.data.root}, and set network.options.depth_range_m'
+            )
 
     def _require(self, batch: dict[str, torch.Tensor]) -> None:
         missing = sorted(self.objective.needs - set(batch))

@@ -86,6 +86,18 @@ def truth(network: DepthNetwork, batch: Batch) -> tuple[torch.Tensor, torch.Tens
     return target, valid
 
 
+def has_truth(network: DepthNetwork, batch: Batch) -> bool:
+    """Tell whether anything in a batch can teach: without it every loss is a zero that lies."""
+    return (
+        'views' in batch
+        or bool(truth(network, batch)[1].any())
+        or ('rel_inv_depth' in batch and not bool(batch['rel_inv_depth'].isnan().all()))
+        or ('pair_valid' in batch and bool(batch['pair_valid'].any()))
+        or ('ordinal' in batch and bool((batch['ordinal'] > 0).any()))
+        or ('labels' in batch and bool((batch['labels'] >= 0).any()))
+    )
+
+
 def resize_like(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Bring a prediction to the target's size, bilinear, pixel edges aligned."""
     if pred.shape[-2:] == target.shape[-2:]:

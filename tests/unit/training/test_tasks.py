@@ -131,6 +131,19 @@ def test_a_batch_without_what_the_objective_needs_is_refused():
         made.training_step(batch(), 0)
 
 
+def test_a_truth_of_which_nothing_counts_is_refused():
+    made = task()
+    data = batch()
+    data['depth'] += 100  # all beyond the 40 m of the network
+    for _ in range(4):
+        assert made.training_step(data, 0) == 0
+    with pytest.raises(TaskError, match=r'outside of the 0\.1 to 40 m.*depth_range_m'):
+        made.training_step(data, 0)
+    made._empty_steps = 4
+    made.training_step(batch(), 0)  # a picture that counts starts it anew
+    assert made._empty_steps == 0
+
+
 @pytest.mark.parametrize('name', OPTIMISERS)
 def test_optimisers_have_the_rates_and_decays_of_the_file(name):
     made = task({'name': name, 'lr': 0.5, 'group_lr': {'encoder': 0.25}, 'weight_decay': 0.1})
