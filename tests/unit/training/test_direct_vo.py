@@ -168,7 +168,7 @@ def test_one_step_from_a_camera_that_is_turned_far():
 
 
 def test_a_large_motion_needs_the_pyramid():
-    """A third of the picture; the intrinsics of both cameras follow the size of each level."""
+    """Half of the pixels move by 13 px and more; both cameras follow the size of each level."""
     far = torch.tensor([[0.45, -0.25, 0.25, 0.05, -0.125, 0.05]])
     s = scene(far, seed=5, margin=70)
     found = direct_pose(s['target'], s['source'], s['inv_depth'], K, K)
