@@ -36,6 +36,10 @@ setup-test:
 test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all tests.
 	@. scripts/env.sh; python -m pytest --timeout 300 $(PYTEST_ARGS)
 
+.PHONY: sweep
+sweep: setup-test  ## Take every training preset from train to a card by the commands (half an hour).
+	@. scripts/env.sh; python -m pytest --timeout 900 -m sweep $(PYTEST_ARGS) tests/unit/training
+
 .PHONY: soak
 soak: setup-test  ## Feed the node 30 images a second for a minute, and account for every one.
 	@. scripts/env.sh; DEPTH_NODE_SOAK=1 python -m pytest -s -k thirty tests/ros/test_topics.py

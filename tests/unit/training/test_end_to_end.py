@@ -200,7 +200,7 @@ def settings(config: TrainConfig) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize('preset', PRESETS)
 def test_from_a_preset_to_a_card_as_typed(preset, tmp_path, capsys):
     """Train (from its first stage on), resume, evaluate, export, run: all by the commands."""

@@ -136,7 +136,7 @@ class Known(torch.nn.Module):
         return self.maps
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_it_learns_a_scene_by_heart(batch):
     """Solved for, the motion makes up for much of a wrong depth, so the loss starts low.
 

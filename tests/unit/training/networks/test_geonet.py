@@ -229,7 +229,7 @@ def test_impossible_options_are_named():
                 build_network('geonet', **options)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize('stage', ['rigid', 'flow'])
 def test_it_learns_a_scene_by_heart(stage, batch):
     torch.manual_seed(0)

@@ -142,7 +142,7 @@ def test_it_learns_a_scene_by_heart(batch):
     assert curve[-1] < 0.5 * curve[0]
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_with_known_motion_depth_becomes_metric(batch):
     """The error of depth itself, in metres, which the network is never told, falls."""
     torch.manual_seed(0)

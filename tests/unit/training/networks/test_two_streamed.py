@@ -99,7 +99,7 @@ def test_gradient_reaches_every_parameter(fusion):
 
 @pytest.mark.parametrize(
     ('fusion', 'frozen_trunks'),
-    [('end_to_end', True), pytest.param('none', False, marks=pytest.mark.slow)],
+    [('end_to_end', True), pytest.param('none', False, marks=pytest.mark.sweep)],
 )
 def test_a_batch_is_learnt_by_both_streams(fusion, frozen_trunks):
     """Quickly with the two VGG-16 standing still, slowly with all of it."""
