@@ -124,9 +124,10 @@ class ResizePlan:
 def network_size(spec: InputSpec, size_hw: tuple[int, int]) -> tuple[int, int]:
     """Return the network's input size for an image of `size_hw`.
 
-    A fixed network has one size.  A dynamic one takes the size nearest to the image's aspect
-    ratio (`keep_aspect`) or to its own largest size (`stretch`, `pad`), in steps of
-    `multiple_of`, within its limits and never above the image by more than one step.
+    A fixed network has one size.  A dynamic one takes the image's size, shrunk to the area of its
+    largest one (`keep_aspect`), or its own largest size (`stretch`, `pad`), in steps of
+    `multiple_of`.  Then each side by itself is brought within the limits: a very wide image, or
+    one with a side below the smallest, does not keep its aspect.
     """
     if spec.size_hw is not None:
         return spec.size_hw
