@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -80,3 +81,14 @@ class DepthNetwork(nn.Module):
         mean = torch.tensor(self.mean, device=rgb.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=rgb.device).view(1, 3, 1, 1)
         return (rgb.float() - mean) / std
+
+
+def checked_range(depth_range_m: Sequence[float]) -> tuple[float, float]:
+    """Return the range as two numbers.
+
+    Raises:
+        ValueError: it is empty or not positive.
+    """
+    if len(depth_range_m) != 2 or not 0 < depth_range_m[0] < depth_range_m[1]:
+        raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
+    return float(depth_range_m[0]), float(depth_range_m[1])

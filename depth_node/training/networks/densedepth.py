@@ -11,7 +11,7 @@ and forgets the activation after each first convolution.
 
 from __future__ import annotations
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_range
 from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
@@ -79,11 +79,9 @@ class DenseDepth(DepthNetwork):
             raise ValueError(
                 f'encoder {encoder!r} of network densedepth: expected one of {ENCODERS}'
             )
-        if not 0 < depth_range_m[0] < depth_range_m[1]:
-            raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
         self.size_hw = (int(size_hw[0]), int(size_hw[1]))
         self.output_hw = (self.size_hw[0] // 2, self.size_hw[1] // 2)
-        self.depth_range_m = (float(depth_range_m[0]), float(depth_range_m[1]))
+        self.depth_range_m = checked_range(depth_range_m)
         self.encoder = build_encoder(encoder, pretrained=pretrained, weights=encoder_weights)
         if imagenet_input:
             self.mean, self.std = self.encoder.mean, self.encoder.std

@@ -26,9 +26,8 @@ from __future__ import annotations
 import math
 import warnings
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_range
 from depth_node.training.networks.log_depth import (
-    checked_range,
     clamped_depth,
     middle_log_depth,
     open_depth,

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_range
 from depth_node.training.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 from depth_node.training.networks.encoders.weights import read_state_dict
 from depth_node.training.networks.log_depth import (
     checked_choice,
-    checked_range,
     clamped_depth,
     middle_log_depth,
     open_depth,

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_range
 from depth_node.training.networks.eigen14 import CoarseConvs, quarter_size
 from depth_node.training.networks.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder
 from depth_node.training.networks.encoders.vgg import VGG16
 from depth_node.training.networks.log_depth import (
     checked_choice,
-    checked_range,
     clamped_depth,
     middle_log_depth,
     open_depth,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_range
 from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
@@ -61,11 +61,9 @@ class FastDepth(DepthNetwork):
         super().__init__()
         if len(size_hw) != 2 or min(size_hw) < 32 or size_hw[0] % 32 or size_hw[1] % 32:
             raise ValueError(f'network size {size_hw}: both sides must be divisible by 32')
-        if not 0 < depth_range_m[0] < depth_range_m[1]:
-            raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
         self.size_hw = (int(size_hw[0]), int(size_hw[1]))
         self.output_hw = self.size_hw
-        self.depth_range_m = (float(depth_range_m[0]), float(depth_range_m[1]))
+        self.depth_range_m = checked_range(depth_range_m)
         self.encoder = build_encoder(
             'mobilenet_v1', pretrained=pretrained, weights=encoder_weights
         )

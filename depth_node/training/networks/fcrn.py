@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_range
 from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
@@ -212,8 +212,6 @@ class FCRN(DepthNetwork):
             raise ValueError(f'up_block {up_block!r}: expected one of {UP_BLOCKS}')
         if encoder_style not in ENCODER_STYLES:
             raise ValueError(f'encoder_style {encoder_style!r}: expected one of {ENCODER_STYLES}')
-        if not 0 < depth_range_m[0] < depth_range_m[1]:
-            raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
         if not 0 <= dropout < 1:
             raise ValueError(f'dropout {dropout}: expected a probability, 0 to below 1')
         fast = up_block.startswith('fast_')
@@ -223,7 +221,7 @@ class FCRN(DepthNetwork):
             )
         self.size_hw = (int(size_hw[0]), int(size_hw[1]))
         self.output_hw = _output_hw(self.size_hw, encoder_style)
-        self.depth_range_m = (float(depth_range_m[0]), float(depth_range_m[1]))
+        self.depth_range_m = checked_range(depth_range_m)
         caffe = encoder_style == 'caffe'
         self.encoder = build_encoder(
             'resnet50',

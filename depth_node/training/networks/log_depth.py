@@ -33,17 +33,6 @@ def middle_log_depth(depth_range_m: tuple[float, float]) -> float:
     return math.log(depth_range_m[0] * depth_range_m[1]) / 2
 
 
-def checked_range(depth_range_m: Sequence[float]) -> tuple[float, float]:
-    """Return the range as two numbers.
-
-    Raises:
-        ValueError: it is empty or not positive.
-    """
-    if len(depth_range_m) != 2 or not 0 < depth_range_m[0] < depth_range_m[1]:
-        raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
-    return float(depth_range_m[0]), float(depth_range_m[1])
-
-
 def checked_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Return an option that is one of a few words.
 

@@ -12,7 +12,7 @@ code makes 96x320 of 188x621) the map would be stretched against its picture.
 
 from __future__ import annotations
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_range
 from depth_node.training.networks.encoders import build_encoder
 from depth_node.training.networks.fcrn import UpProjection
 import torch
@@ -66,11 +66,9 @@ class SemiSupervisedNet(DepthNetwork):
             raise ValueError(
                 f'network size {size_hw}: expected height and width of at least {MIN_SIDE}'
             )
-        if not 0 < depth_range_m[0] < depth_range_m[1]:
-            raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
         self.size_hw = (int(size_hw[0]), int(size_hw[1]))
         self.output_hw = ((self.size_hw[0] + 1) // 2, (self.size_hw[1] + 1) // 2)
-        self.depth_range_m = (float(depth_range_m[0]), float(depth_range_m[1]))
+        self.depth_range_m = checked_range(depth_range_m)
         self.encoder = build_encoder(
             'resnet50',
             pretrained=pretrained,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_range
 from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
@@ -79,14 +79,12 @@ class SmallDepthNet(DepthNetwork):
         super().__init__()
         if size_hw[0] % 32 or size_hw[1] % 32:
             raise ValueError(f'network size {size_hw}: both sides must be divisible by 32')
-        if not 0 < depth_range_m[0] < depth_range_m[1]:
-            raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
         if encoder not in ENCODERS:
             raise ValueError(f'encoder {encoder!r} of network small: expected one of {ENCODERS}')
         self.size_hw = (int(size_hw[0]), int(size_hw[1]))
         self.output_hw = self.size_hw
         self.canonical_focal_px = float(canonical_focal_px)
-        self.depth_range_m = (float(depth_range_m[0]), float(depth_range_m[1]))
+        self.depth_range_m = checked_range(depth_range_m)
         self.encoder = build_encoder(encoder, pretrained=pretrained, weights=encoder_weights)
         self.mean, self.std = self.encoder.mean, self.encoder.std
         levels = list(reversed(self.encoder.channels))
@@ -117,12 +115,3 @@ class SmallDepthNet(DepthNetwork):
         log_depth = functional.pixel_shuffle(self.head(features), 2)
         near, far = self.depth_range_m
         return log_depth.float().clamp(math.log(near), math.log(far)).exp()
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """See `DepthNetwork.parameter_groups`."""
-        encoder = list(self.encoder.parameters())
-        known = {id(p) for p in encoder}
-        return {
-            'encoder': encoder,
-            'decoder': [p for p in self.parameters() if id(p) not in known],
-        }

@@ -13,11 +13,10 @@ both of log depth, so that depth is positive and the two maps fit together.
 
 from __future__ import annotations
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_range
 from depth_node.training.networks.encoders import build_encoder
 from depth_node.training.networks.log_depth import (
     checked_choice,
-    checked_range,
     clamped_depth,
     middle_log_depth,
     open_depth,
