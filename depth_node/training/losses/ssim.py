@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from depth_node.training.geometry import without_autocast
 from depth_node.training.losses.masked import full_precision, masked_pair, picture_mean
 import torch
 from torch.nn import functional
@@ -137,6 +138,8 @@ def _blur(
     return partial(weighted_window, weights=weights / weights.sum(), padding=padding)
 
 
+# Mixed precision would convolve in half, where variances are differences of rounding errors.
+@without_autocast
 def weighted_window(values: torch.Tensor, *, weights: torch.Tensor, padding: str) -> torch.Tensor:
     """Weigh each pixel's surroundings, rows and columns by the same `weights` (odd length).
 
@@ -150,7 +153,5 @@ def weighted_window(values: torch.Tensor, *, weights: torch.Tensor, padding: str
         values = functional.pad(values, (half, half, half, half), mode='reflect')
     rows = weights.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     columns = weights.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
-    # Mixed precision would convolve in half, where variances are differences of rounding errors.
-    with torch.autocast(values.device.type, enabled=False):
-        values = functional.conv2d(values, rows, groups=channels)
-        return functional.conv2d(values, columns, groups=channels)
+    values = functional.conv2d(values, rows, groups=channels)
+    return functional.conv2d(values, columns, groups=channels)

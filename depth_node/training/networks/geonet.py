@@ -81,7 +81,7 @@ class _Pyramid(nn.Module):
                 )
             hidden = merge(torch.cat(parts, 1))
             if level >= first_head:
-                found = self.heads[level - first_head](hidden)
+                found = self.heads[level - first_head](hidden).float()
                 maps.insert(0, found.sigmoid() if sigmoid else found)
         return maps
 
@@ -96,7 +96,7 @@ class _ResNetDisp(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> list[torch.Tensor]:
         maps = self.decoder(self.encoder(batch), sigmoid=True)
-        return [RESNET_SCALE * found.float() + INV_DEPTH_OFFSET for found in maps]
+        return [RESNET_SCALE * found + INV_DEPTH_OFFSET for found in maps]
 
 
 class ResFlowNet(nn.Module):
@@ -120,7 +120,7 @@ class ResFlowNet(nn.Module):
         for found in self.decoder(self.encoder(batch), sigmoid=False):
             height, width = found.shape[-2:]
             sides = found.new_tensor([width, height]).view(1, 2, 1, 1)
-            flows.append((FLOW_SCALE * sides * found).float())
+            flows.append(FLOW_SCALE * sides * found)
         return flows
 
 

@@ -11,6 +11,7 @@ here the target always comes first, as a batch does not say which view came befo
 from __future__ import annotations
 
 from depth_node.training.geometry import axis_angle_pose
+from depth_node.training.networks.base import checked_range
 from depth_node.training.networks.encoders import build_encoder
 from depth_node.training.networks.self_supervised import (
     SCALES,
@@ -61,7 +62,7 @@ class _Decoder(nn.Module):
                 parts.append(skips.pop())
             hidden = merge(torch.cat(parts, 1))
             if level >= first_head:
-                maps.insert(0, self.heads[level - first_head](hidden).sigmoid())
+                maps.insert(0, self.heads[level - first_head](hidden).float().sigmoid())
         return maps
 
 
@@ -85,7 +86,7 @@ class _PairPoseNet(nn.Module):
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Return (N, 6), translation first."""
         features = self.encoder(torch.cat([first, second], 1))[-1]
-        return POSE_SCALE * self.head(features).mean((2, 3)).float()
+        return POSE_SCALE * self.head(features).float().mean((2, 3))
 
 
 class Monodepth2(SelfSupervisedNetwork):
@@ -124,10 +125,7 @@ class Monodepth2(SelfSupervisedNetwork):
         self.size_hw = self.output_hw = checked_size(size_hw, 32, '192x640', least=64)
         if encoder not in ENCODERS:
             raise ValueError(f'encoder {encoder!r}: expected one of {", ".join(ENCODERS)}')
-        near, far = (float(value) for value in depth_range_m)
-        if not 0 < near < far:
-            raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far')
-        self.depth_range_m = (near, far)
+        self.depth_range_m = checked_range(depth_range_m)
         self.stereo = stereo
         self.output_kind = 'depth' if stereo else 'rel_depth'
         self.encoder = build_encoder(encoder, pretrained=pretrained, weights=encoder_weights)
@@ -142,7 +140,7 @@ class Monodepth2(SelfSupervisedNetwork):
         """See `SelfSupervisedNetwork.inv_depths`: the sigmoid spans 1/far to 1/near."""
         near, far = self.depth_range_m
         return [
-            1 / far + (1 / near - 1 / far) * found.float()
+            1 / far + (1 / near - 1 / far) * found
             for found in self.decoder(self.encoder(batch))
         ]
 

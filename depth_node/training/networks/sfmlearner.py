@@ -117,9 +117,9 @@ class DispNet(nn.Module):
                 )
             features = merge(torch.cat(parts, 1))
             if level >= first_head:
-                head = self.heads[level - first_head](features)
+                head = self.heads[level - first_head](features).float()
                 maps.insert(0, self.inv_depth_scale * head.sigmoid() + INV_DEPTH_OFFSET)
-        return [inv.float() for inv in maps]
+        return maps
 
 
 class PoseNet(nn.Module):
@@ -187,7 +187,7 @@ class PoseNet(nn.Module):
         return self.shared(torch.cat([target, sources.flatten(1, 2)], 1))
 
     def _vectors(self, features: torch.Tensor) -> torch.Tensor:
-        mean = self.head(features).mean((2, 3)).float()
+        mean = self.head(features).float().mean((2, 3))
         return POSE_SCALE * mean.unflatten(1, (self.sources, 6))
 
 

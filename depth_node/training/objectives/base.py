@@ -112,11 +112,14 @@ def depth_scores(
 ) -> dict[str, torch.Tensor]:
     """Per-picture scores, (N,) each, NaN for a picture without valid pixels.
 
+    A prediction that is not a number where the truth is known scores infinity, not NaN: NaN says
+    that there was nothing to score, and the picture would drop out of the mean.
+
     `abs_rel` and `delta1` as in Eigen 2014, arXiv:1406.2283, section 4.2; `abs_rel_median` after
     dividing out the median ratio. Where `relative`, all are after dividing it out. The full set
     is in `depth_node.evaluation.metrics`.
     """
-    nan = torch.full((pred.shape[0],), math.nan)
+    nan = torch.full((pred.shape[0],), math.nan, device=pred.device)
     scores = {name: nan.clone() for name in ('abs_rel', 'delta1', 'abs_rel_median')}
     for index in range(pred.shape[0]):
         ok = valid[index]
@@ -126,7 +129,7 @@ def depth_scores(
         scaled = ratio / ratio.median()
         if relative:
             ratio = scaled
-        scores['abs_rel'][index] = (ratio - 1).abs().mean()
+        scores['abs_rel'][index] = (ratio - 1).abs().mean().nan_to_num(nan=math.inf)
         scores['delta1'][index] = (torch.maximum(ratio, 1 / ratio) < 1.25).float().mean()
-        scores['abs_rel_median'][index] = (scaled - 1).abs().mean()
+        scores['abs_rel_median'][index] = (scaled - 1).abs().mean().nan_to_num(nan=math.inf)
     return scores

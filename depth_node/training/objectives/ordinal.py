@@ -62,6 +62,8 @@ def euclidean_pictures(
 class Ordinal(Objective):
     """Training without metres."""
 
+    draws: torch.Tensor
+
     def __init__(
         self,
         *,
@@ -127,7 +129,9 @@ class Ordinal(Objective):
         self.euclidean_share, self.grad_weight = euclidean_share, grad_weight
         self.ordinal_weight, self.tau, self.scales = ordinal_weight, tau, scales
         self.alignment, self.trim = alignment, trim
-        self._generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        # A buffer, so that a resumed run goes on with the pairs that come next.
+        self.register_buffer('draws', torch.zeros((), dtype=torch.int64))
         self.needs = frozenset()
         if mode == 'pairs':
             self.needs = frozenset({'pairs', 'relation', 'pair_valid'})
@@ -158,9 +162,17 @@ class Ordinal(Objective):
         nearness = z if _grows_with_nearness(network) else -z
         loss = xian_online_ranking_loss(
             nearness, target, valid, pairs=self.pairs, sigma=self.sigma, drop=self.drop,
-            generator=self._generator,
+            generator=self._next_draw(),
         )  # fmt: skip
         return {'loss': loss}
+
+    def _next_draw(self) -> torch.Generator:
+        """Return what draws one batch's pairs: new ones in training, the same at validation."""
+        if not (self.training and torch.is_grad_enabled()):
+            return torch.Generator().manual_seed(SCORE_SEED)
+        self.draws += 1
+        # Of a seed only 32 bits count.
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + int(self.draws)) % 2**32)
 
     def _megadepth(
         self, network: DepthNetwork, outputs: dict[str, torch.Tensor], batch: Batch
@@ -174,13 +186,15 @@ class Ordinal(Objective):
         pred = resize_like(pred, target)
         valid = known & euclidean[:, None, None, None]
         data = scale_invariant_loss(pred, target, valid, eigen_lambda=1.0)
-        gradient = gradient_loss(pred, target, valid, scales=self.scales)
+        # The paper's L_grad is the sum over its scales, of which `gradient_loss` is the mean.
+        gradient = self.scales * gradient_loss(pred, target, valid, scales=self.scales)
         total = euclidean.sum() * (data + self.grad_weight * gradient)
         count = euclidean.sum()
         parts = {'data': data.detach(), 'gradient': gradient.detach()}
         if self.ordinal_weight:
-            a, near = sample_pixels(batch['ordinal'] == 1, self.pairs, self._generator)
-            b, far = sample_pixels(batch['ordinal'] == 2, self.pairs, self._generator)
+            generator = self._next_draw()
+            a, near = sample_pixels(batch['ordinal'] == 1, self.pairs, generator)
+            b, far = sample_pixels(batch['ordinal'] == 2, self.pairs, generator)
             usable = near & far & ~euclidean
             log_depth = pred.log()
             ordinal = megadepth_ordinal_loss(

@@ -314,7 +314,7 @@ class SelfSupervised(Objective):
             error, _ = self._warp_error(scene.forward, 0)
         by_source = error.unflatten(0, (-1, scene.count))[:, :, 0]
         best = by_source.amin(1) if self.recipe.minimum else by_source.mean(1)
-        scores['photometric'] = best.mean((1, 2)).cpu()
+        scores['photometric'] = best.mean((1, 2))
         return scores
 
     def _scene(self, network: DepthNetwork, batch: Batch) -> _Scene:

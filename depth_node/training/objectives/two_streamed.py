@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from depth_node.training.geometry import without_autocast
 from depth_node.training.losses.masked import both_known, forward_differences
 from depth_node.training.losses.pixel import l2_loss
 from depth_node.training.losses.set_loss import set_loss
@@ -56,7 +57,8 @@ class Move:
                 [0.0, 1.0, 2 * self.down / map_hw[0]],
             ]
         )
-        grid = functional.affine_grid(
+        # Mixed precision would multiply the coordinates in half: off by up to half a pixel.
+        grid = without_autocast(functional.affine_grid)(
             theta.expand(rgb.shape[0], 2, 3), list(rgb.shape), align_corners=False
         )
         return functional.grid_sample(

@@ -218,6 +218,17 @@ def test_scores_of_a_known_error():
     assert depth_scores(pred, target, ~valid)['abs_rel'].isnan().all()
 
 
+@pytest.mark.parametrize('relative', [False, True])
+def test_a_prediction_that_is_no_number_scores_worst_instead_of_dropping_out(relative):
+    target = torch.full((2, 1, 4, 4), 2.0)
+    pred = target.clone()
+    pred[1, 0, 2, 2] = math.nan
+    scores = depth_scores(pred, target, target > 0, relative=relative)
+    assert scores['abs_rel'].tolist() == scores['abs_rel_median'].tolist() == [0.0, math.inf]
+    assert scores['delta1'][0] == 1
+    assert scores['delta1'][1] < 1
+
+
 def test_ema_moves_by_its_decay_and_copies_counters():
     network = build_network('small', size_hw=(64, 96), pretrained=False)
     ema = Ema(network, 0.9)

@@ -307,6 +307,38 @@ def test_megadepth_without_its_ordinal_term_needs_no_maps():
     )
 
 
+def test_trap_19_megadepth_sums_its_scales():
+    """The paper's term is the sum; of a slope that is the same at all scales, but for its step."""
+    v, u = torch.meshgrid(torch.arange(12.0), torch.arange(17.0), indexing='ij')
+    depth = torch.full((2, 1, HEIGHT, WIDTH), 3.0)
+    network = Given(depth * (0.1 * u - 0.05 * v).exp(), 'rel_depth')
+    for scales, steps in ((1, 1), (3, 1 + 2 + 4)):
+        objective = Ordinal(mode='megadepth', ordinal_weight=0.0, scales=scales)
+        gradient = objective.losses(network, batch_of(depth))['gradient']
+        assert gradient.item() == pytest.approx(0.15 * steps, rel=1e-4)
+
+
+@pytest.mark.parametrize('mode', ['online', 'megadepth'])
+def test_a_resumed_run_goes_on_with_the_pairs_that_come_next(mode):
+    batch, network = mixture(), Given(scenes(4, seed=1), 'rel_depth')
+
+    def losses_of(objective, count):
+        return [objective.losses(network, batch)['loss'].item() for _ in range(count)]
+
+    first = Ordinal(mode=mode, pairs=5, seed=3)
+    whole = losses_of(first, 4)
+    assert len(set(whole)) == 4
+    begun = Ordinal(mode=mode, pairs=5, seed=3)
+    assert losses_of(begun, 2) == whole[:2]
+    begun.eval()
+    with torch.no_grad():  # validation in between draws the same ones each time
+        assert len(set(losses_of(begun, 2))) == 1
+    resumed = Ordinal(mode=mode, pairs=5, seed=3)
+    resumed.load_state_dict(begun.state_dict())
+    assert losses_of(resumed, 2) == whole[2:]
+    assert losses_of(Ordinal(mode=mode, pairs=5, seed=4), 4) != whole
+
+
 # --- affine
 
 
