@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from depth_node.training.networks.base import DepthNetwork
-from depth_node.training.registry import check_options, resolve
+from depth_node.training.registry import construct, resolve
 
 __all__ = ['NETWORKS', 'DepthNetwork', 'build_network', 'untrained']
 
@@ -34,11 +34,10 @@ def build_network(name: str, **options: Any) -> DepthNetwork:
     """Make a network by its name in the configuration.
 
     Raises:
-        ValueError: no network has this name, or it does not take an option.
+        OptionError: no network has this name, or it refuses an option.
     """
     network = resolve(NETWORKS, name, 'network')
-    check_options(network, options, f'network.options of {name}')
-    built = network(**options)
+    built = construct(network, f'network.options of {name}', **options)
     assert isinstance(built, DepthNetwork)
     return built
 
@@ -46,5 +45,5 @@ def build_network(name: str, **options: Any) -> DepthNetwork:
 def untrained(name: str) -> dict[str, Any]:
     """Return the options with which a network is built without reading any weights file."""
     known = inspect.signature(resolve(NETWORKS, name, 'network')).parameters
-    off = {'pretrained': False, 'encoder_weights': None}
-    return {option: value for option, value in off.items() if option in known}
+    files = {option: None for option in known if option.endswith('encoder_weights')}
+    return {**files, **({'pretrained': False} if 'pretrained' in known else {})}

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from importlib import metadata
+import inspect
 import math
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip('torch')
-from depth_node.training.networks import build_network  # noqa: E402
+from depth_node.training.networks import NETWORKS, build_network, untrained  # noqa: E402
 from depth_node.training.networks.encoders import efficientnet_lite  # noqa: E402
 from depth_node.training.networks.encoders.efficientnet_lite import (  # noqa: E402
     EfficientNetLite0,
     SameConv2d,
     pretrained_weights_path,
 )
+from depth_node.training.registry import resolve  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 
@@ -118,3 +120,14 @@ def test_impossible_options_are_named():
         build_network('small', size_hw=(190, 256), pretrained=False)
     with pytest.raises(ValueError, match='0 < near < far'):
         build_network('small', depth_range_m=(5.0, 1.0), pretrained=False)
+
+
+@pytest.mark.parametrize('name', sorted(NETWORKS))
+def test_a_checkpoint_needs_none_of_the_weights_files_that_training_began_with(name, tmp_path):
+    """A run goes to another machine without the files that its configuration names."""
+    gone = str(tmp_path / 'gone.pth')
+    options = {'encoder_weights': gone, 'pose_encoder_weights': gone, 'pretrained': True}
+    known = inspect.signature(resolve(NETWORKS, name, 'network')).parameters
+    given = {option: value for option, value in options.items() if option in known}
+    with torch.device('meta'):
+        assert build_network(name, **{**given, **untrained(name)})
