@@ -145,13 +145,14 @@ class FrameSource(Protocol):
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as (H, W, 3) uint8 RGB.
+    """Read a picture as (H, W, 3) uint8 RGB, as it is stored, as its truth is.
 
     Raises:
         DataError: missing or not a picture.
     """
     data = _read_bytes(path)
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # of EXIF
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if bgr is None:
         raise DataError(
             f'{path}: not a readable picture ({len(data)} bytes); replace or remove the file'

@@ -92,11 +92,15 @@ def check_split(split: str, known: tuple[str, ...] = SPLITS) -> None:
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """Read a picture as (H, W, 3) uint8 RGB.
 
+    As it is stored: an orientation in its EXIF is not followed, as truth is laid out, and pairs
+    are counted, on the stored pixels.
+
     Raises:
         DatasetError: missing, truncated or not a picture.
     """
     data = read_bytes(path)
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if bgr is None:
         raise DatasetError(
             f'{path}: not a readable picture ({len(data)} bytes); replace or remove it'

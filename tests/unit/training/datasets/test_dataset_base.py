@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from pathlib import Path
+import struct
 import subprocess
 import sys
 
 import cv2
+from depth_node.evaluation import readers
 from depth_node.training.datasets import DATASETS, DatasetError, open_dataset
 from depth_node.training.datasets._shared import divide, hold_out, missing
 from depth_node.training.datasets.base import (
@@ -246,3 +248,22 @@ def test_data_sets_need_no_torch_h5py_or_scipy_to_be_imported():
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+def test_a_picture_is_read_as_stored_whatever_its_exif_says(tmp_path, orientation):
+    """Truth lies on the stored pixels: turned by 180 degrees, nothing would notice."""
+    rgb = np.zeros((24, 40, 3), np.uint8)
+    rgb[:12, :20] = 220
+    path = tmp_path / 'turned.jpg'
+    data = cv2.imencode('.jpg', rgb)[1].tobytes()
+    # EXIF: big-endian TIFF with one entry, 0x0112 (orientation), a short
+    tiff = b'MM\x00*\x00\x00\x00\x08' + struct.pack(
+        '>HHHIHHI', 1, 0x0112, 3, 1, orientation, 0, 0
+    )
+    exif = b'Exif\x00\x00' + tiff
+    path.write_bytes(data[:2] + b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif + data[2:])
+    turned = cv2.imread(str(path)).shape != rgb.shape
+    assert turned == (orientation in (6, 8))  # others would follow it: the file says so
+    for read in (read_rgb, readers.read_rgb):
+        np.testing.assert_allclose(read(path).astype(int), rgb, atol=12)
