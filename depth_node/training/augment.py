@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 class AugmentSettings:
     """How strongly to augment; probabilities are 0 to 1, a pair is a range.
 
+    Frames with views (video, stereo) are not blurred, compressed or made noisy, and keep the
+    order of their colours, whatever is set: the views must go on explaining each other.
+
     Attributes:
         zoom: side of the crop is 1 / zoom of the picture's.
         aspect: log-uniform ratio by which a crop's width differs from its height's share.
@@ -80,6 +83,20 @@ class AugmentSettings:
             low, high = getattr(settings, name)
             if not 0 <= low <= high:
                 raise ValueError(f'augment.{name}: [{low}, {high}] is not an ascending range')
+            if low == 0 and name in ('aspect', 'exposure', 'gamma'):
+                raise ValueError(f'augment.{name}: [{low}, {high}] begins at 0; use more')
+        for name in ('mirror', 'grey', 'channel_swap', 'blur', 'noise', 'jpeg'):
+            if not 0 <= getattr(settings, name) <= 1:
+                raise ValueError(
+                    f'augment.{name}: {getattr(settings, name)}, expected a probability, 0 to 1'
+                )
+        for name in ('roll_deg', 'blur_px', 'noise_level'):
+            if not getattr(settings, name) >= 0:
+                raise ValueError(f'augment.{name}: {getattr(settings, name)}, expected >= 0')
+        if not settings.white_balance >= 1:
+            raise ValueError(
+                f'augment.white_balance: {settings.white_balance}, expected a factor >= 1'
+            )
         if settings.zoom[0] < 1:
             raise ValueError(f'augment.zoom: {settings.zoom[0]} would leave the picture; use >= 1')
         return settings

@@ -151,6 +151,19 @@ def test_wrong_settings_are_named():
         AugmentSettings.from_dict({'gamma': [2.0, 1.0]})
 
 
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('mirror', 1.5), ('jpeg', -0.1), ('noise', float('nan')), ('roll_deg', -5.0),
+        ('blur_px', -1.0), ('white_balance', 0.0), ('exposure', [0.0, 1.0]),
+        ('aspect', [0.0, 1.0]),
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_drawn_from_are_refused_before_training(name, value):
+    with pytest.raises(ValueError, match=rf'augment\.{name}: '):
+        AugmentSettings.from_dict({name: value})
+
+
 # --- what else a frame knows moves with it
 
 def depth_of_plane(camera: Camera, normal: np.ndarray, offset: float) -> np.ndarray:
