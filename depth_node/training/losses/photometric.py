@@ -11,8 +11,6 @@ from depth_node.training.losses.masked import full_precision
 from depth_node.training.losses.ssim import ssim_map
 import torch
 
-IDENTITY_NOISE = 1e-5  # Monodepth2's, breaks the ties of a standing camera
-
 
 class Reprojection(NamedTuple):
     """The error that counts at each pixel.
@@ -73,21 +71,19 @@ def minimum_reprojection(
     valid: torch.Tensor,
     *,
     identity: torch.Tensor | None = None,
-    generator: torch.Generator | None = None,
 ) -> Reprojection:
     """Take each pixel's best source, and leave out those that do not move.
 
     A pixel that is hidden in one source is explained by another. Where the unwarped source fits
     better (`identity`; a standing camera, an object that moves along), that error, which no
-    network can change, takes the place: the pixel has no gradient. Source: Godard 2019
-    (Monodepth2), arXiv:1806.01260, eqs. 4 and 5.
+    network can change, takes the place: the pixel has no gradient. A tie counts as not moved,
+    where the release lets noise of 1e-5 decide. Source: Godard 2019 (Monodepth2),
+    arXiv:1806.01260, eqs. 4 and 5.
 
     Args:
         errors: (N, S, H, W), of the S warped sources.
         valid: (N, S, H, W) bool; a source that does not see a pixel is not chosen there.
         identity: (N, S, H, W), of the unwarped sources; None: no auto-mask.
-        generator: where the noise of 1e-5 comes from that Monodepth2 adds to `identity` against
-            ties; None: none is added, and a tie counts as not moved.
 
     Returns:
         The error, 0 where no source sees the pixel.
@@ -102,13 +98,7 @@ def minimum_reprojection(
     best = torch.where(seen, best, 0.0)
     if identity is None:
         return Reprojection(best, seen, seen)
-    still = identity.detach()
-    if generator is not None:
-        noise = torch.randn(
-            still.shape, generator=generator, device=generator.device, dtype=still.dtype
-        )
-        still = still + IDENTITY_NOISE * noise.to(still.device)
-    still = still.amin(1, keepdim=True)
+    still = identity.detach().amin(1, keepdim=True)
     moved = seen & (best < still)
     return Reprojection(torch.where(moved, best, still) * seen, moved, seen)
 

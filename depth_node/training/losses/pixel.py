@@ -44,7 +44,7 @@ def berhu_loss(
 
     |x| where |x| <= c, else (x^2 + c^2) / (2 c), with c = share * the largest |x| over the valid
     pixels of the whole batch, a constant without gradient. Source: Laina et al. 2016,
-    arXiv:1606.00373, eq. 1.
+    arXiv:1606.00373, eq. 1. Of several processes each has a batch, and a c, of its own.
 
     Args:
         pred: (N, 1, H, W).

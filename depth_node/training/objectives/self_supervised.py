@@ -59,8 +59,9 @@ class Recipe:
         auto_mask: pixels that the unwarped source explains better do not count.
         upsample: coarse inverse depth warps full pictures; else each size its own.
         mean_over_scales: else the sizes are added.
-        out_of_view: pixels that a source does not see are compared with black ('zeros'), with
-            the source's nearest pixel ('border'), or not at all ('ignore').
+        out_of_view: pixels that a source does not see are compared with 0 ('zeros'; `offset` is
+            what that looks like), with the source's nearest pixel ('border'), or not at all
+            ('ignore').
         both_directions: the target is warped to the sources too, by their own depth.
         smoothness_weight: at size s divided by 2^s.
         smoothness_order: 1, forgiven at edges of the picture, or 2.
