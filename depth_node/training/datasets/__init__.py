@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from depth_node.training.datasets.base import DatasetError, DepthDataset
-from depth_node.training.registry import check_options, resolve
+from depth_node.training.registry import construct, resolve
 
 __all__ = ['DATASETS', 'DatasetError', 'DepthDataset', 'open_dataset']
 
@@ -36,11 +36,10 @@ def open_dataset(kind: str, root: Path, split: str, **options: Any) -> DepthData
     """Index a data set.
 
     Raises:
-        ValueError: an unknown kind or option.
+        OptionError: an unknown kind, or an option that it refuses.
         DatasetError: the folder is not what the kind says; names the file and the remedy.
     """
     dataset = resolve(DATASETS, kind, 'data set')
-    check_options(dataset, options, f'data.options of {kind}')
-    opened = dataset(Path(root), split, **options)
+    opened = construct(dataset, f'data.options of {kind}', Path(root), split, **options)
     assert isinstance(opened, DepthDataset)
     return opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from depth_node.training.objectives.base import Objective
-from depth_node.training.registry import check_options, resolve
+from depth_node.training.registry import construct, resolve
 
 __all__ = ['OBJECTIVES', 'Objective', 'build_objective']
 
@@ -24,10 +24,9 @@ def build_objective(name: str, **options: Any) -> Objective:
     """Make an objective by its name in the configuration.
 
     Raises:
-        ValueError: no objective has this name, or it does not take an option.
+        OptionError: no objective has this name, or it refuses an option.
     """
     objective = resolve(OBJECTIVES, name, 'objective')
-    check_options(objective, options, f'objective.options of {name}')
-    built = objective(**options)
+    built = construct(objective, f'objective.options of {name}', **options)
     assert isinstance(built, Objective)
     return built
