@@ -1,7 +1,8 @@
 """`depth-node`: everything that the package does, as commands.
 
 One file per verb in this folder, with HELP, add_arguments(parser) and run(args); only the file of
-the verb that is called is imported, and it imports what is heavy inside run().
+the verb that is called is imported, and it imports what is heavy inside run(). INTERMIXED = True
+lets options stand between its positional arguments.
 """
 
 from __future__ import annotations
@@ -157,7 +158,9 @@ def _call(verb: Verb, arguments: list[str], debug: bool) -> int:
         module.add_arguments(parser)
         parser.add_argument('--debug', action='store_true', default=debug,
                             help='show the traceback of an error')
-        args = parser.parse_args(arguments)
+        # Verbs with several positional arguments let options stand between them.
+        mixed = getattr(module, 'INTERMIXED', False)
+        args = parser.parse_intermixed_args(arguments) if mixed else parser.parse_args(arguments)
         debug = args.debug
         status = module.run(args)
         sys.stdout.flush()  # here, where a closed pipe can still be caught

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HELP = 'depth, colours and point clouds of pictures, folders and videos'
+INTERMIXED = True  # inputs stand before, between and behind the options
 
 _EPILOG = """\
 What is written, for picture.jpg:

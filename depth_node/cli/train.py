@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 from pathlib import Path
 import sys
 
+from depth_node.cli import CommandError
+
 HELP = 'train a depth network'
+INTERMIXED = True  # settings stand before, between and behind the options
 EXAMPLE = """\
 A configuration in config/train/ is one system of the literature with its paper's settings. Any
 key of it can be set on the command line as SECTION.KEY=VALUE; a key that does not exist is an
@@ -69,11 +73,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-progress', action='store_true', help='no progress bar')
 
 
+def _require_config(path: Path) -> None:
+    if path.is_file():
+        return
+    presets = sorted(str(item) for item in path.parent.glob('*.yaml'))
+    close = difflib.get_close_matches(str(path), presets, 1)
+    hint = f'did you mean {close[0]}?' if close else (
+        f'in that folder are {", ".join(presets)}' if presets
+        else 'the presets are in config/train/ of the clone')
+    raise CommandError(f'{path}: no such configuration; {hint}')
+
+
 def run(args: argparse.Namespace) -> int:
     """Train; 0 when the run ended, 130 when it was interrupted."""
     from depth_node.training.config import load_config
     from depth_node.training.fit import train
 
+    _require_config(args.config)
     settings = list(args.settings)
     for key, value in (
         ('data.root', args.data),

@@ -22,10 +22,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f'{path}: no such checkpoint; a run writes best.ckpt and last.ckpt')
+    if path.suffix in ('.onnx', '.yaml'):
+        raise CheckpointError(
+            f'{path}: an exported network cannot be trained or exported again; give the best.ckpt '
+            'of its run'
+        )
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise CheckpointError(f'{path}: not a readable checkpoint ({error})') from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run its code
+            reason = 'no file of torch.save, or one that holds more than plain values'
+        raise CheckpointError(f'{path}: not a readable checkpoint ({reason})') from error
     try:
         checkpoint['hyper_parameters']['config']['network']['name']
         checkpoint['state_dict']

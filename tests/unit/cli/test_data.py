@@ -195,7 +195,7 @@ def test_what_is_not_recognised(cli_here, tmp_path):
         (['--option', 'unit=['], '--option unit=[: the value is not YAML'),
         (['--option', 'units=m'], "option 'units' is not known"),
         (['--option', 'unit=inch'], "unit 'inch': expected one of"),
-        (['--option', 'k=5'], 'k: found 5, expected [a number, a number'),
+        (['--option', 'k=5'], 'k: found 5, expected [a number, ...] or null'),
         (['--sheet', 'a.txt'], 'a name ending in .jpg or .png'),
         (['--split', 'all'], 'invalid choice'),
         (['--sample', '0'], 'a whole number above 0'),

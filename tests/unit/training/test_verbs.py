@@ -71,6 +71,33 @@ def test_what_is_missing_is_named_without_a_traceback(words, text, capsys, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_stand_before_between_and_behind_the_options(monkeypatch, tmp_path, capsys):
+    from depth_node.training import fit
+
+    (tmp_path / 'c.yaml').write_text('run: {seed: 1}')
+    seen = []
+    monkeypatch.setattr(fit, 'train', lambda config, **how: seen.append((config, how)) or {
+        'steps': 3, 'train_s': 0.0, 'interrupted': False})  # fmt: skip
+    words = ['run.seed=5', '--config', str(tmp_path / 'c.yaml'), 'data.kind=bag', '--data',
+             'a.mcap', 'run.max_steps=7', 'optim.lr=1e-4', '--resume', 'data.batch_size=2']  # fmt: skip
+    assert main(['train', *words]) == 0
+    (config, how), = seen
+    assert (config.run.seed, config.run.max_steps, config.optim.lr) == (5, 7, 1e-4)
+    assert (config.data.kind, config.data.root, config.data.batch_size) == ('bag', 'a.mcap', 2)
+    assert how['resume'] is True
+    assert main(['train', *words, '--dta', 'x']) == 2
+    assert 'unrecognized arguments: --dta' in capsys.readouterr().err
+
+
+def test_a_misspelt_preset_is_suggested(tmp_path, capsys):
+    for name in ('fcrn', 'small'):
+        (tmp_path / f'{name}.yaml').touch()
+    assert main(['train', '--config', str(tmp_path / 'smal.yaml')]) == 1
+    assert f'did you mean {tmp_path / "small.yaml"}?' in capsys.readouterr().err
+    assert main(['train', '--config', str(tmp_path / 'none' / 'x')]) == 1
+    assert 'the presets are in config/train/ of the clone' in capsys.readouterr().err
+
+
 def test_times_are_hours_minutes_seconds():
     import argparse
 
