@@ -514,7 +514,8 @@ def test_hostile_bytes_give_only_dataset_errors(tmp_path, storage):
         begin = int(at * len(whole))
         file.write_bytes(whole[:begin] + junk + (b'' if cut else whole[begin + len(junk) :]))
         try:
-            frame = open_dataset('bag', file if alone else path, 'train', **ALL).read(3)
+            opened = open_dataset('bag', file if alone else path, 'train', **ALL)
+            frame = opened.read(min(3, len(opened) - 1))  # a changed stamp can leave fewer
             assert np.isfinite(frame.depth).all()
             complaint = 'bag'
         except DatasetError as error:
