@@ -174,9 +174,10 @@ class DepthTask(lightning.LightningModule):
     def _guard(self, loss: float, batch: dict[str, torch.Tensor]) -> None:
         step, at = self.global_step, self.config.run.guard_step
         if not math.isfinite(loss):
+            optim = self.config.optim
             raise CollapseError(
-                f'loss is {loss} at step {step}; lower optim.lr (now {self.config.optim.lr}) or '
-                f'optim.clip (now {self.config.optim.clip})'
+                f'loss is {loss} at step {step}; lower optim.lr (now {optim.lr}), '
+                f'optim.group_lr (now {optim.group_lr}) or optim.clip (now {optim.clip}; 0 = off)'
             )
         if step > at or at <= 0:
             return
