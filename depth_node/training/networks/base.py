@@ -92,3 +92,27 @@ def checked_range(depth_range_m: Sequence[float]) -> tuple[float, float]:
     if len(depth_range_m) != 2 or not 0 < depth_range_m[0] < depth_range_m[1]:
         raise ValueError(f'depth range {depth_range_m}: expected 0 < near < far, metres')
     return float(depth_range_m[0]), float(depth_range_m[1])
+
+
+def checked_size(
+    size_hw: Sequence[int], multiple: int, *, least: int | None = None, paper: str = ''
+) -> tuple[int, int]:
+    """Return the size as whole numbers.
+
+    Args:
+        size_hw: height and width.
+        multiple: what both must be divisible by; 1 takes any.
+        least: what both must be at least; `multiple` where it is None.
+        paper: the paper's size, for the message.
+
+    Raises:
+        ValueError: it is another.
+    """
+    least = multiple if least is None else least
+    if len(size_hw) != 2 or any(side < least or side % multiple for side in size_hw):
+        divisible = f'divisible by {multiple} and ' if multiple > 1 else ''
+        raise ValueError(
+            f'network size {tuple(size_hw)}: both sides must be {divisible}at least {least}'
+            + (f'; the paper has {paper}' if paper else '')
+        )
+    return int(size_hw[0]), int(size_hw[1])

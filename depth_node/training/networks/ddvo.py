@@ -8,10 +8,10 @@ a pose network: train with `motion: network`, then go on with `motion: both`.
 from __future__ import annotations
 
 from depth_node.training.direct_vo import DirectVoSettings, direct_pose
-from depth_node.training.geometry import euler_pose
-from depth_node.training.networks.self_supervised import SelfSupervisedNetwork, checked_size
+from depth_node.training.networks.base import checked_size
 from depth_node.training.networks.sfmlearner import (
     INV_DEPTH_OFFSET,
+    DispAndPose,
     DispNet,
     PoseNet,
     refuse_pretrained,
@@ -21,7 +21,7 @@ import torch
 MOTIONS = ('direct', 'network', 'both')
 
 
-class DDVO(SelfSupervisedNetwork):
+class DDVO(DispAndPose):
     """DispNet, a pose network, and direct alignment."""
 
     mean = (127.0, 127.0, 127.0)
@@ -53,7 +53,7 @@ class DDVO(SelfSupervisedNetwork):
             ValueError: an impossible size or number, an unknown `motion`, or `pretrained`.
         """
         super().__init__()
-        self.size_hw = self.output_hw = checked_size(size_hw, 8, '128x416')
+        self.size_hw = self.output_hw = checked_size(size_hw, 8, least=32, paper='128x416')
         refuse_pretrained(pretrained)
         if motion not in MOTIONS:
             raise ValueError(f'motion {motion!r}: expected one of {", ".join(MOTIONS)}')
@@ -65,10 +65,6 @@ class DDVO(SelfSupervisedNetwork):
         self.pose_net = PoseNet(sources=sources)
         if motion == 'direct':
             self.pose_net.requires_grad_(False)
-
-    def inv_depths(self, batch: torch.Tensor) -> list[torch.Tensor]:
-        """See `SelfSupervisedNetwork.inv_depths`."""
-        return self.disp_net(batch)
 
     def pose(
         self,
@@ -86,7 +82,7 @@ class DDVO(SelfSupervisedNetwork):
         """
         start = None
         if self.motion != 'direct':
-            start = euler_pose(self.pose_net.vectors(target, sources))
+            start = super().pose(target, sources)
             if self.motion == 'network':
                 return start
         if inv_depth is None or K is None:

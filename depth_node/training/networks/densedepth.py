@@ -11,7 +11,7 @@ and forgets the activation after each first convolution.
 
 from __future__ import annotations
 
-from depth_node.training.networks.base import DepthNetwork, checked_range
+from depth_node.training.networks.base import DepthNetwork, checked_range, checked_size
 from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
@@ -73,13 +73,11 @@ class DenseDepth(DepthNetwork):
             FileNotFoundError: no such weights file.
         """
         super().__init__()
-        if len(size_hw) != 2 or min(size_hw) < 32 or size_hw[0] % 32 or size_hw[1] % 32:
-            raise ValueError(f'network size {size_hw}: both sides must be divisible by 32')
         if encoder not in ENCODERS:
             raise ValueError(
                 f'encoder {encoder!r} of network densedepth: expected one of {ENCODERS}'
             )
-        self.size_hw = (int(size_hw[0]), int(size_hw[1]))
+        self.size_hw = checked_size(size_hw, 32)
         self.output_hw = (self.size_hw[0] // 2, self.size_hw[1] // 2)
         self.depth_range_m = checked_range(depth_range_m)
         self.encoder = build_encoder(encoder, pretrained=pretrained, weights=encoder_weights)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import warnings
 
-from depth_node.training.networks.base import DepthNetwork, checked_range
+from depth_node.training.networks.base import DepthNetwork, checked_range, checked_size
 from depth_node.training.networks.log_depth import (
     clamped_depth,
     middle_log_depth,
@@ -104,14 +104,11 @@ class DiodeUNet(DepthNetwork):
             ValueError: an impossible size or range, or `pretrained`.
         """
         super().__init__()
-        height, width = int(size_hw[0]), int(size_hw[1])
-        if height < 16 or width < 16 or height % 16 or width % 16:
-            raise ValueError(f'network size {size_hw}: both sides must be divisible by 16')
         if pretrained:
             raise ValueError(
                 'pretrained: nobody trained this encoder on ImageNet; set pretrained: false'
             )
-        self.size_hw = self.output_hw = (height, width)
+        self.size_hw = self.output_hw = checked_size(size_hw, 16)
         self.depth_range_m = checked_range(depth_range_m)
         self.faithful = bool(faithful)
         self.dropout = nn.Dropout2d(dropout)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from depth_node.training.networks.base import DepthNetwork, checked_range
+from depth_node.training.networks.base import DepthNetwork, checked_range, checked_size
 from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
@@ -204,10 +204,6 @@ class FCRN(DepthNetwork):
             FileNotFoundError: no such weights file.
         """
         super().__init__()
-        if len(size_hw) != 2 or min(size_hw) < MIN_SIDE:
-            raise ValueError(
-                f'network size {size_hw}: expected height and width of at least {MIN_SIDE}'
-            )
         if up_block not in UP_BLOCKS:
             raise ValueError(f'up_block {up_block!r}: expected one of {UP_BLOCKS}')
         if encoder_style not in ENCODER_STYLES:
@@ -219,7 +215,7 @@ class FCRN(DepthNetwork):
             raise ValueError(
                 f'authors_padding: {up_block} has no such padding; use fast_{up_block}'
             )
-        self.size_hw = (int(size_hw[0]), int(size_hw[1]))
+        self.size_hw = checked_size(size_hw, 1, least=MIN_SIDE)
         self.output_hw = _output_hw(self.size_hw, encoder_style)
         self.depth_range_m = checked_range(depth_range_m)
         caffe = encoder_style == 'caffe'

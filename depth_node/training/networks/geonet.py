@@ -12,21 +12,17 @@ decoder that the release is built on (recall, not read: depth-systems marks no t
 
 from __future__ import annotations
 
-from depth_node.training.geometry import euler_pose
+from depth_node.training.networks.base import checked_size
 from depth_node.training.networks.encoders import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Encoder,
     build_encoder,
 )
-from depth_node.training.networks.self_supervised import (
-    SCALES,
-    SelfSupervisedNetwork,
-    build_wide_encoder,
-    checked_size,
-)
+from depth_node.training.networks.self_supervised import SCALES, build_wide_encoder
 from depth_node.training.networks.sfmlearner import (
     INV_DEPTH_OFFSET,
+    DispAndPose,
     DispNet,
     PoseNet,
     conv,
@@ -124,7 +120,7 @@ class ResFlowNet(nn.Module):
         return flows
 
 
-class GeoNet(SelfSupervisedNetwork):
+class GeoNet(DispAndPose):
     """Depth network, pose network with batch norm, and residual flow network."""
 
     def __init__(
@@ -158,7 +154,7 @@ class GeoNet(SelfSupervisedNetwork):
         if sources < 1:
             raise ValueError(f'sources {sources}: expected at least 1')
         # The flow network is a ResNet in both.
-        self.size_hw = self.output_hw = checked_size(size_hw, 32, '128x416', least=64)
+        self.size_hw = self.output_hw = checked_size(size_hw, 32, least=64, paper='128x416')
         self.stage = stage
         if encoder == 'vgg':
             if encoder_weights is not None:
@@ -193,22 +189,6 @@ class GeoNet(SelfSupervisedNetwork):
         for part in self.frozen:
             part.eval()
         return self
-
-    def inv_depths(self, batch: torch.Tensor) -> list[torch.Tensor]:
-        """See `SelfSupervisedNetwork.inv_depths`."""
-        return self.disp_net(batch)
-
-    def pose(
-        self,
-        target: torch.Tensor,
-        sources: torch.Tensor,
-        *,
-        inv_depth: torch.Tensor | None = None,
-        K: torch.Tensor | None = None,
-        source_K: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """See `SelfSupervisedNetwork.pose`."""
-        return euler_pose(self.pose_net.vectors(target, sources))
 
     def residual_flows(
         self,

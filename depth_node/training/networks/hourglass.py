@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_size
 import torch
 from torch import nn
 from torch.nn import functional
@@ -144,8 +144,6 @@ class Hourglass(DepthNetwork):
             ValueError: an impossible size, an unknown kind, or weights are asked for.
         """
         super().__init__()
-        if len(size_hw) != 2 or any(side < 16 or side % 16 for side in size_hw):
-            raise ValueError(f'network size {size_hw}: both sides must be divisible by 16')
         if output_kind not in OUTPUT_KINDS:
             raise ValueError(
                 f'output_kind {output_kind!r}: expected one of {", ".join(OUTPUT_KINDS)}'
@@ -155,7 +153,7 @@ class Hourglass(DepthNetwork):
                 'the hourglass has no ImageNet encoder: leave pretrained and encoder_weights '
                 'out; to start from an earlier run give: --init runs/.../best.ckpt'
             )
-        self.size_hw = self.output_hw = (int(size_hw[0]), int(size_hw[1]))
+        self.size_hw = self.output_hw = checked_size(size_hw, 16)
         self.log_output = output_kind == 'log_depth'
         smallest = math.exp(-LARGEST_LOG) if self.log_output else SMALLEST_DEPTH
         self.depth_range_m = (smallest, math.exp(LARGEST_LOG))

@@ -11,13 +11,12 @@ here the target always comes first, as a batch does not say which view came befo
 from __future__ import annotations
 
 from depth_node.training.geometry import axis_angle_pose
-from depth_node.training.networks.base import checked_range
+from depth_node.training.networks.base import checked_range, checked_size
 from depth_node.training.networks.encoders import build_encoder
 from depth_node.training.networks.self_supervised import (
     SCALES,
     SelfSupervisedNetwork,
     build_wide_encoder,
-    checked_size,
 )
 import torch
 from torch import nn
@@ -122,7 +121,7 @@ class Monodepth2(SelfSupervisedNetwork):
             ValueError: an impossible size, encoder or range, or weights that do not fit.
         """
         super().__init__()
-        self.size_hw = self.output_hw = checked_size(size_hw, 32, '192x640', least=64)
+        self.size_hw = self.output_hw = checked_size(size_hw, 32, least=64, paper='192x640')
         if encoder not in ENCODERS:
             raise ValueError(f'encoder {encoder!r}: expected one of {", ".join(ENCODERS)}')
         self.depth_range_m = checked_range(depth_range_m)

@@ -8,7 +8,7 @@ input) and of the output module is known from second-hand descriptions.
 
 from __future__ import annotations
 
-from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.base import DepthNetwork, checked_size
 from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
@@ -88,11 +88,9 @@ class ReDWebNet(DepthNetwork):
             ValueError: an impossible size or width, or no weights are to be had.
         """
         super().__init__()
-        if len(size_hw) != 2 or any(side < 32 or side % 32 for side in size_hw):
-            raise ValueError(f'network size {size_hw}: both sides must be divisible by 32')
         if len(widths) != 3 or any(width < 1 for width in widths):
             raise ValueError(f'widths {widths}: expected three numbers above 0')
-        self.size_hw = self.output_hw = (int(size_hw[0]), int(size_hw[1]))
+        self.size_hw = self.output_hw = checked_size(size_hw, 32)
         self.depth_range_m = (1 / LARGEST, 1 / SMALLEST)
         self.encoder = build_encoder(encoder, pretrained=pretrained, weights=encoder_weights)
         self.mean, self.std = self.encoder.mean, self.encoder.std

@@ -82,22 +82,6 @@ def _parameters(network: nn.Module, name: str) -> list[nn.Parameter]:
     return list(part.parameters()) if isinstance(part, nn.Module) else []
 
 
-def checked_size(
-    size_hw: tuple[int, int], multiple: int, example: str, *, least: int = 32
-) -> tuple[int, int]:
-    """Return the size as whole numbers.
-
-    Raises:
-        ValueError: a side is not a multiple of `multiple`, or less than `least`.
-    """
-    if len(size_hw) != 2 or any(side < least or side % multiple for side in size_hw):
-        raise ValueError(
-            f'network size {tuple(size_hw)}: both sides must be divisible by {multiple} and at '
-            f'least {least}; the paper has {example}'
-        )
-    return int(size_hw[0]), int(size_hw[1])
-
-
 def check_sources(sources: torch.Tensor, expected: int) -> None:
     """Refuse another number of source pictures than the pose network was built for.
 

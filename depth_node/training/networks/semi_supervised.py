@@ -12,7 +12,7 @@ code makes 96x320 of 188x621) the map would be stretched against its picture.
 
 from __future__ import annotations
 
-from depth_node.training.networks.base import DepthNetwork, checked_range
+from depth_node.training.networks.base import DepthNetwork, checked_range, checked_size
 from depth_node.training.networks.encoders import build_encoder
 from depth_node.training.networks.fcrn import UpProjection
 import torch
@@ -62,11 +62,7 @@ class SemiSupervisedNet(DepthNetwork):
             FileNotFoundError: no such weights file.
         """
         super().__init__()
-        if len(size_hw) != 2 or min(size_hw) < MIN_SIDE:
-            raise ValueError(
-                f'network size {size_hw}: expected height and width of at least {MIN_SIDE}'
-            )
-        self.size_hw = (int(size_hw[0]), int(size_hw[1]))
+        self.size_hw = checked_size(size_hw, 1, least=MIN_SIDE)
         self.output_hw = ((self.size_hw[0] + 1) // 2, (self.size_hw[1] + 1) // 2)
         self.depth_range_m = checked_range(depth_range_m)
         self.encoder = build_encoder(

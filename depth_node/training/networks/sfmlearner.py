@@ -9,11 +9,11 @@ the size of its counterpart; the release resizes it, which shifts it against the
 from __future__ import annotations
 
 from depth_node.training.geometry import euler_pose
+from depth_node.training.networks.base import checked_size
 from depth_node.training.networks.self_supervised import (
     SCALES,
     SelfSupervisedNetwork,
     check_sources,
-    checked_size,
 )
 import torch
 from torch import nn
@@ -191,7 +191,36 @@ class PoseNet(nn.Module):
         return POSE_SCALE * mean.unflatten(1, (self.sources, 6))
 
 
-class SfMLearner(SelfSupervisedNetwork):
+class DispAndPose(SelfSupervisedNetwork):
+    """One network for depth and one for motion, of which neither needs the other's.
+
+    Attributes:
+        disp_net: a picture to inverse depth at SCALES sizes.
+        pose_net: target and sources to their motions.
+    """
+
+    disp_net: nn.Module
+    pose_net: PoseNet
+
+    def inv_depths(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """See `SelfSupervisedNetwork.inv_depths`."""
+        maps: list[torch.Tensor] = self.disp_net(batch)
+        return maps
+
+    def pose(
+        self,
+        target: torch.Tensor,
+        sources: torch.Tensor,
+        *,
+        inv_depth: torch.Tensor | None = None,
+        K: torch.Tensor | None = None,
+        source_K: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See `SelfSupervisedNetwork.pose`."""
+        return euler_pose(self.pose_net.vectors(target, sources))
+
+
+class SfMLearner(DispAndPose):
     """DispNet, and PoseExpNet."""
 
     mean = (127.5, 127.5, 127.5)
@@ -218,29 +247,13 @@ class SfMLearner(SelfSupervisedNetwork):
             ValueError: an impossible size, no sources, or `pretrained`.
         """
         super().__init__()
-        self.size_hw = self.output_hw = checked_size(size_hw, 8, '128x416')
+        self.size_hw = self.output_hw = checked_size(size_hw, 8, least=32, paper='128x416')
         refuse_pretrained(pretrained)
         if sources < 1:
             raise ValueError(f'sources {sources}: expected at least 1')
         self.disp_net = DispNet()
         self.pose_net = PoseNet(sources=sources, explainability=explainability)
         self.explainability = explainability
-
-    def inv_depths(self, batch: torch.Tensor) -> list[torch.Tensor]:
-        """See `SelfSupervisedNetwork.inv_depths`."""
-        return self.disp_net(batch)
-
-    def pose(
-        self,
-        target: torch.Tensor,
-        sources: torch.Tensor,
-        *,
-        inv_depth: torch.Tensor | None = None,
-        K: torch.Tensor | None = None,
-        source_K: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """See `SelfSupervisedNetwork.pose`."""
-        return euler_pose(self.pose_net.vectors(target, sources))
 
     def pose_and_explainability(
         self, target: torch.Tensor, sources: torch.Tensor

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from depth_node.training.networks.base import DepthNetwork, checked_range
+from depth_node.training.networks.base import DepthNetwork, checked_range, checked_size
 from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
@@ -77,11 +77,9 @@ class SmallDepthNet(DepthNetwork):
             FileNotFoundError: the weights are not there.
         """
         super().__init__()
-        if size_hw[0] % 32 or size_hw[1] % 32:
-            raise ValueError(f'network size {size_hw}: both sides must be divisible by 32')
         if encoder not in ENCODERS:
             raise ValueError(f'encoder {encoder!r} of network small: expected one of {ENCODERS}')
-        self.size_hw = (int(size_hw[0]), int(size_hw[1]))
+        self.size_hw = checked_size(size_hw, 32)
         self.output_hw = self.size_hw
         self.canonical_focal_px = float(canonical_focal_px)
         self.depth_range_m = checked_range(depth_range_m)

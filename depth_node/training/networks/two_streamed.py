@@ -13,7 +13,7 @@ both of log depth, so that depth is positive and the two maps fit together.
 
 from __future__ import annotations
 
-from depth_node.training.networks.base import DepthNetwork, checked_range
+from depth_node.training.networks.base import DepthNetwork, checked_range, checked_size
 from depth_node.training.networks.encoders import build_encoder
 from depth_node.training.networks.log_depth import (
     checked_choice,
@@ -125,15 +125,10 @@ class TwoStreamed(DepthNetwork):
             ValueError: an impossible option, or weights that do not fit.
         """
         super().__init__()
-        height, width = int(size_hw[0]), int(size_hw[1])
-        if min(height, width) < SMALLEST_PX:
-            raise ValueError(
-                f'network size {size_hw}: both sides must be at least {SMALLEST_PX}; the paper '
-                'has 232x310'
-            )
+        self.size_hw = checked_size(size_hw, 1, least=SMALLEST_PX, paper='232x310')
         self.fusion = checked_choice('fusion', fusion, FUSIONS)
         self.depth_range_m = checked_range(depth_range_m)
-        self.size_hw = (height, width)
+        height, width = self.size_hw
         self.output_hw = (
             (height - EDGE_KERNEL_PX) // 2 + 1,
             (width - EDGE_KERNEL_PX) // 2 + 1,

@@ -181,7 +181,7 @@ def test_weights_file_reaches_the_encoder(network, tmp_path):
             r'network size \(470, 640\): both sides must be divisible by 32',
         ),
         ({'size_hw': (0, 640)}, 'divisible by 32'),
-        ({'size_hw': (480,)}, 'divisible by 32'),
+        ({'size_hw': (480,)}, r'size_hw: found \(480,\)'),
         ({'encoder': 'resnet18'}, "encoder 'resnet18' of network densedepth: expected one of"),
         ({'depth_range_m': (0.0, 10.0)}, '0 < near < far'),
         ({'pretrained': True}, '`encoder_weights`'),

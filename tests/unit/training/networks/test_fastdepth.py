@@ -136,7 +136,7 @@ def test_weights_file_reaches_the_encoder(network, tmp_path):
             {'size_hw': (228, 304)},
             r'network size \(228, 304\): both sides must be divisible by 32',
         ),
-        ({'size_hw': (224,)}, 'divisible by 32'),
+        ({'size_hw': (224,)}, r'size_hw: found \(224,\)'),
         ({'depth_range_m': (10.0, 10.0)}, '0 < near < far'),
         ({'pretrained': True}, '`encoder_weights`'),
     ],

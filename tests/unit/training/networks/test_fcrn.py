@@ -252,8 +252,8 @@ def test_a_plain_networks_weights_load_into_the_fast_one():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'size_hw': (48, 304)}, r'network size \(48, 304\): expected .* at least 64'),
-        ({'size_hw': (228,)}, 'expected height and width'),
+        ({'size_hw': (48, 304)}, r'network size \(48, 304\): both .* at least 64'),
+        ({'size_hw': (228,)}, r'size_hw: found \(228,\)'),
         ({'up_block': 'deconvolution'}, "up_block 'deconvolution': expected one of"),
         ({'encoder_style': 'keras'}, "encoder_style 'keras': expected one of"),
         ({'depth_range_m': (5.0, 1.0)}, '0 < near < far'),

@@ -174,7 +174,7 @@ def test_it_trains_on_kitti_with_the_right_eye(network, tmp_path):
 
 
 def test_impossible_options_are_refused():
-    with pytest.raises(ValueError, match=r'network size \(31, 64\): expected .* at least 32'):
+    with pytest.raises(ValueError, match=r'network size \(31, 64\): both .* at least 32'):
         build_network('semi_supervised', size_hw=(31, 64))
     with pytest.raises(ValueError, match=r'depth range \(5.0, 5.0\)'):
         build_network('semi_supervised', depth_range_m=(5.0, 5.0))
