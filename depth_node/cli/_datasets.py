@@ -108,9 +108,13 @@ def open_reader(
             raise DataError(f'data set {text!r}: {spec.kind} has no options')
         return open_own(spec.kind, spec.path)
     if spec.kind not in DATASETS:
+        hint = ''
+        if Path(text).expanduser().exists():  # a path alone
+            from depth_node.cli.data import recognised
+            hint = ''.join(f'; write {kind}:{text}' for kind, _ in recognised(Path(text)))
         raise DataError(
-            f'data set {text!r}: unknown kind {spec.kind!r}; one of: '
-            + ', '.join(sorted({*KINDS, *DATASETS}))
+            f'data set {text!r}: unknown kind {spec.kind!r}{hint}; expected KIND:FOLDER, the kind '
+            'one of: ' + ', '.join(sorted({*KINDS, *DATASETS}))
         )
     if not spec.path:
         raise DataError(f'data set {text!r}: the folder is missing; write {spec.kind}:FOLDER')

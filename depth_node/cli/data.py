@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+import zipfile
 
 from depth_node.cli import CommandError, UsageError
 from depth_node.cli._common import positive_int, print_json, progress, table
@@ -30,7 +31,9 @@ examples:
 """
 _CHECK_EPILOG: Final = """\
 What the folder or file is, its content tells; --kind says it where that leaves a choice. Options
-are those of `data.options` in a training configuration, their values YAML.
+are those of `data.options` in a training configuration, their values YAML. Own frames are called
+X.jpg or X.png, with X_depth_mm.png (16 bit, millimetres), X_depth.png (millimetres, or --option
+unit=m, cm, mm, kitti) or X.npy (float, metres) beside them; in one folder, or in train and val.
 
 kinds: rendered, folder, nyu_mat, nyu_densedepth, list, kitti, diode, make3d, sunrgbd, megadepth,
        diw, redweb, hypersim, vkitti2, sfm_triptych, bag
@@ -66,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument('--sheet', type=Path, metavar='FILE.jpg',
                        help=f'write {_SHEET_FRAMES} pictures beside their depth in colours')
     check.add_argument('--json', action='store_true', help='print JSON, every broken frame in it')
+    check.add_argument('--debug', action='store_true', default=argparse.SUPPRESS,
+                       help='show the traceback of an error')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -216,15 +221,23 @@ def _kind(args: argparse.Namespace) -> tuple[str, str]:
     if found:
         choice = ''.join(f'\n  --kind {kind:<16}{reason}' for kind, reason in found)
         raise UsageError(f'{args.path} can be read in {len(found)} ways, choose:{choice}')
+    children = sorted(args.path.iterdir())[:100] if args.path.is_dir() else []
+    if args.path.is_dir() and not children:
+        raise CommandError(f'{args.path}: an empty folder')
+    for file in (args.path, *children):
+        if file.suffix == '.zip' and not zipfile.is_zipfile(file):
+            raise CommandError(f'{file}: not a readable zip ({file.stat().st_size} bytes); it is '
+                               'cut off or something else: fetch it again')
     hint = ''
-    if args.path.is_dir():
-        for child in sorted(args.path.iterdir())[:100]:
-            inner = recognised(child)
-            if inner:
-                hint = f'; {child} looks like {inner[0][0]} ({inner[0][1]})'
-                break
+    for child in children:
+        inner = recognised(child)
+        if inner:
+            hint = f'; {child} looks like {inner[0][0]} ({inner[0][1]})'
+            break
     raise CommandError(f'{args.path}: not recognised as a data set{hint}; name what it is by '
-                       f'--kind, one of {", ".join(DATASETS)}')
+                       f'--kind, one of {", ".join(DATASETS)}.\n'
+                       'Own frames are called X.jpg or X.png, with X_depth_mm.png (16 bit, '
+                       'millimetres), X_depth.png or X.npy (float, metres) beside them')
 
 
 def recognised(path: Path) -> list[tuple[str, str]]:

@@ -37,9 +37,10 @@ data sets:
   rendered:FOLDER   frames of depth-node synthesize: a root (its test split), a split or a scene
   folder:FOLDER     X.jpg|png + X_depth_mm.png or X.npy (float m); all of it; K by --k
   KIND:FOLDER[,split=test][,OPTION=VALUE]
-                    every data set that trains: nyu_mat, nyu_densedepth, list, kitti, diode,
-                    make3d, sunrgbd, megadepth, diw, redweb, hypersim, vkitti2, bag; options are
-                    those of data.options in a training configuration; split=all takes all
+                    every data set with true depth or order: nyu_mat, nyu_densedepth, list,
+                    kitti, diode, make3d, sunrgbd, megadepth, diw, redweb, hypersim, vkitti2, bag;
+                    options are those of data.options in a training configuration; split=all
+                    takes all
 
 The model runs in the same pipeline as on the robot. The baseline is the best plane in inverse
 depth, fitted to the truth of each frame: a ratio below 1 beats it. A protocol sets crop, range,

@@ -110,9 +110,12 @@ def run(args: argparse.Namespace) -> int:
         progress_bar=not args.no_progress,
     )
     final = manifest.get('final', {})
-    scores = ', '.join(f'{name.partition("/")[2]} {value:.4f}' for name, value in final.items())
+    scores = ', '.join(  # not a number: the data set has no truth for this score
+        f'{name.partition("/")[2]} {value:.4f}' for name, value in final.items() if value == value
+    )
+    outcome = 'interrupted, --resume goes on' if manifest['interrupted'] else 'no score'
     print(
-        f'{manifest["steps"]} steps in {manifest["train_s"]:.0f} s; {scores or "interrupted"}; '
-        f'{config.run.folder}'
+        f'{manifest["steps"]} of {config.run.max_steps} steps in {manifest["train_s"]:.0f} s; '
+        f'{scores or outcome}; {config.run.folder}'
     )
     return 130 if manifest['interrupted'] else 0

@@ -187,6 +187,22 @@ def test_what_is_not_recognised(cli_here, tmp_path):
     assert 'b: no such file or folder' in result.stderr
 
 
+def test_what_is_nothing_is_told_apart(cli_here, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    result = cli_here('data', 'check', 'empty')
+    assert (result.returncode, 'empty: an empty folder' in result.stderr) == (1, True)
+    own = tmp_path / 'own'
+    own.mkdir()
+    (own / 'a_color.png').write_bytes(b'')
+    result = cli_here('data', 'check', 'own')
+    assert 'with X_depth_mm.png (16 bit, millimetres), X_depth.png or X.npy' in result.stderr
+    (own / 'b.zip').write_bytes(b'PK cut off')
+    for path in ('own', 'own/b.zip'):
+        result = cli_here('data', 'check', path)
+        assert result.returncode == 1
+        assert 'own/b.zip: not a readable zip (10 bytes)' in result.stderr
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
@@ -211,6 +227,10 @@ def test_help_names_every_kind(cli_here):
     text = cli_here('data', 'check', '--help').stdout
     named = text.partition('kinds: ')[2].partition('\n\n')[0].split()
     assert [name.rstrip(',') for name in named] == list(DATASETS)
+
+
+def test_debug_may_stand_behind_the_path(cli_here, folder):
+    assert cli_here('data', 'check', folder[0], '--debug').returncode == 0
 
 
 def test_an_action_is_needed(cli_here):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -283,10 +284,16 @@ def test_specs_are_taken_apart():
     assert parse_spec('motorcycle').path == ''
 
 
+def test_a_path_without_its_kind_gets_the_kind_suggested(tmp_path):
+    writer('folder')(tmp_path, frames=2)
+    with pytest.raises(DataError, match=f'; write folder:{re.escape(str(tmp_path))}; expected'):
+        open_reader(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ('spec', 'reason'),
     [
-        ('nyu:here', "unknown kind 'nyu'; one of: aloe, bag"),
+        ('nyu:here', "unknown kind 'nyu'; expected KIND:FOLDER, the kind one of: aloe, bag"),
         ('nyu_mat', 'the folder is missing; write nyu_mat:FOLDER'),
         ('osd', 'the folder is missing'),
         ('osd:here,split=test', 'osd has no options'),

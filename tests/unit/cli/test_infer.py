@@ -71,9 +71,10 @@ def test_picture_gives_depth_colours_and_cloud(cli, tmp_path, tiny_card):
 
 
 def test_options_may_stand_between_the_inputs(cli_here, tmp_path, tiny_card):
+    tiny_card()
     for name in ('a.png', 'b.png'):
         save(tmp_path / name, wall())
-    result = cli_here('infer', 'a.png', '--model', tiny_card, '--hfov', '60', 'b.png', '-o', 'out',
+    result = cli_here('infer', 'a.png', '--model', 'tiny', '--hfov', '60', 'b.png', '-o', 'out',
                       '--write', 'npy')  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in (tmp_path / 'out').rglob('*.npy')) == [

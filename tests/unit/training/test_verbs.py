@@ -31,7 +31,7 @@ def test_from_frames_to_a_card(frames_root, tmp_path, capsys):
     data = str(frames_root)
     assert main(['train', '--config', str(tmp_path / 'c.yaml'), '--data', data, '--out', str(run),
                  '--max-steps', '1', '--no-progress']) == 0  # fmt: skip
-    assert '1 steps' in capsys.readouterr().out
+    assert '1 of 1 steps' in capsys.readouterr().out
 
     model = tmp_path / 'models' / 'tiny.onnx'
     assert main(['export', str(run / 'best.ckpt'), '--out', str(model), '--range', '0.3,6',
@@ -79,7 +79,8 @@ def test_settings_stand_before_between_and_behind_the_options(monkeypatch, tmp_p
     monkeypatch.setattr(fit, 'train', lambda config, **how: seen.append((config, how)) or {
         'steps': 3, 'train_s': 0.0, 'interrupted': False})  # fmt: skip
     words = ['run.seed=5', '--config', str(tmp_path / 'c.yaml'), 'data.kind=bag', '--data',
-             'a.mcap', 'run.max_steps=7', 'optim.lr=1e-4', '--resume', 'data.batch_size=2']  # fmt: skip
+             'a.mcap', 'run.max_steps=7', 'optim.lr=1e-4', '--resume',
+             'data.batch_size=2']  # fmt: skip
     assert main(['train', *words]) == 0
     (config, how), = seen
     assert (config.run.seed, config.run.max_steps, config.optim.lr) == (5, 7, 1e-4)
