@@ -308,7 +308,8 @@ def nearer(frame: Frame, share: float) -> Frame:
 
     The same pixels: depth is divided by `share`, and so is the focal length that the enlargement
     had multiplied. Points keep their distance from the optical axis, so this is no motion of the
-    camera, and other views of the scene cannot follow.
+    camera, and other views of the scene cannot follow; surfaces are squeezed towards the camera,
+    so the z of their normals grows by `share` before they are brought back to length 1.
 
     Raises:
         ValueError: the frame has views.
@@ -321,7 +322,12 @@ def nearer(frame: Frame, share: float) -> Frame:
     camera = frame.camera
     if camera is not None:
         camera = replace(camera, fx=camera.fx / share, fy=camera.fy / share)
-    return replace(frame, depth=frame.depth / np.float32(share), camera=camera)
+    normals = frame.normals
+    if normals is not None:
+        squeezed = normals * np.array([1, 1, share], np.float32)
+        length = np.linalg.norm(squeezed, axis=-1, keepdims=True)
+        normals = np.asarray(squeezed / np.where(length > 0, length, 1), np.float32)
+    return replace(frame, depth=frame.depth / np.float32(share), camera=camera, normals=normals)
 
 
 def _tone(

@@ -15,6 +15,7 @@ from depth_node.training.augment import (
     Augmenter,
     AugmentSettings,
     fit,
+    nearer,
     photometric,
     warp,
 )
@@ -286,6 +287,23 @@ def test_trap_24_zooming_with_a_fixed_camera_divides_depth():
     assert told.camera.fx == pytest.approx(1.4 * whole.fx)
     with pytest.raises(ValueError, match='scale_depth is for single pictures'):
         Augmenter(settings)(full_frame(), (64, 96), np.random.default_rng(3))
+
+
+def test_trap_24_normals_follow_the_divided_depth():
+    """The squeezed points lie on a plane again, of which the new normals are the normal."""
+    source = plane_frame()
+    facing = -NORMAL / np.linalg.norm(NORMAL)
+    normals = np.broadcast_to(facing, (*source.depth.shape, 3)).astype(np.float32).copy()
+    normals[:5] = 0  # unknown stays unknown
+    near = nearer(replace(source, normals=normals), 1.4)
+    points, _ = points_of(near)
+    centred = points - points.mean(0)
+    expected = np.linalg.svd(centred, full_matrices=False)[2][-1]
+    expected *= -np.sign(expected[2])
+    np.testing.assert_allclose(near.normals[5:] - expected, 0, atol=1e-5)
+    assert abs(expected @ facing) < 0.999
+    assert (near.normals[:5] == 0).all()
+    assert near.normals.dtype == np.float32
 
 
 def test_views_share_the_change_of_light():
