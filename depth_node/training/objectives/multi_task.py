@@ -193,7 +193,8 @@ def _labels_like(labels: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _mean_where(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Per-picture mean over known pixels, NaN for a picture without any."""
+    """Per-picture mean over known pixels; NaN for a picture without any, and for it alone."""
     count = known.flatten(1).sum(1)
     total = torch.where(known, values, 0.0).flatten(1).sum(1)
-    return torch.where(count > 0, total / count.clamp(min=1), math.nan)
+    mean = (total / count.clamp(min=1)).nan_to_num(nan=math.inf)
+    return torch.where(count > 0, mean, math.nan)

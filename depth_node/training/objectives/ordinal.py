@@ -325,5 +325,5 @@ def _affine_mae(
         deviation = (known - known.median()).abs().mean()
         if deviation > 0:
             error = (aligned[index][valid[index]] - known).abs().mean()
-            result[index] = error / deviation
+            result[index] = (error / deviation).nan_to_num(nan=math.inf)
     return result

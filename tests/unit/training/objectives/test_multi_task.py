@@ -267,3 +267,10 @@ def test_missing_heads_and_truth_are_named(network, batch):
 def test_impossible_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         build_objective('multi_task', **options)
+
+
+def test_normals_that_are_no_numbers_score_worst_instead_of_dropping_out(network, batch):
+    network.maps['normals'].data[1, 0] = math.nan
+    angles = build_objective('multi_task', weights=ALL).scores(network, batch)['normals_deg']
+    assert angles[0] < 180
+    assert angles[1] == math.inf

@@ -457,3 +457,15 @@ def test_a_network_of_depth_is_scored_relatively_where_its_kind_is_relative():
 def test_impossible_options_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
         Ordinal(**options)
+
+
+@pytest.mark.parametrize('mode', ['pairs', 'online', 'affine'])
+def test_a_prediction_that_is_no_number_scores_worst_instead_of_dropping_out(mode):
+    depth = scenes()
+    network = Given(depth, 'rel_depth')
+    network.raw.data[1] = math.nan
+    batch = with_pairs(depth) if mode == 'pairs' else batch_of(depth)
+    scores = Ordinal(mode=mode).scores(network, batch)
+    name = 'affine_mae' if mode == 'affine' else 'whdr'
+    assert scores[name][1] == (math.inf if mode == 'affine' else 1.0)
+    assert (scores[name][::2] < 0.5).all()
