@@ -13,20 +13,23 @@ from depth_node.cli import CommandError
 HELP = 'train a depth network'
 INTERMIXED = True  # settings stand before, between and behind the options
 EXAMPLE = """\
-A configuration in config/train/ is one system of the literature with its paper's settings. Any
-key of it can be set on the command line as SECTION.KEY=VALUE; a key that does not exist is an
-error that lists those that do.
+A configuration in config/train/ is one system of the literature with its paper's settings
+(docs/systems.md). Any key of it can be set on the command line as SECTION.KEY=VALUE, anywhere
+among the options; a key that does not exist is an error that lists those that do. A preset trains
+on another data set by data.kind=KIND data.options={}; depth-node data check lists the kinds.
 
 examples:
   depth-node train --config config/train/small.yaml --data data/frames --max-time 00:50:00
   depth-node train --config config/train/fcrn.yaml --data data/nyu run.max_steps=30
   depth-node train --config config/train/small.yaml --data data/frames --resume
   depth-node train --config config/train/eigen14_fine.yaml --init runs/eigen14_coarse/best.ckpt
+  depth-node train --config config/train/small.yaml data.kind=bag --data lab.mcap --out runs/lab
   several processes:  depth-node train --config ... run.devices=2 run.strategy=ddp
   several machines:   torchrun --nnodes 2 ... -m depth_node.cli train --config ... run.num_nodes=2
 
 The run folder gets best.ckpt and last.ckpt, manifest.json (configuration, commit, data, machine),
-csv/ and tensorboard/ logs, and panels/ (picture, truth, prediction, error).
+csv/ and tensorboard/ logs, and panels/ (picture, truth, prediction, error: dark is 0, light is
+50 % and more). A folder that holds a run is not overwritten.
 Ctrl-C saves a checkpoint and ends; --resume goes on from it."""
 
 
@@ -52,16 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='single keys, instead of those in the file',
     )
     parser.add_argument('--config', type=Path, required=True, help='YAML file (config/train/*)')
-    parser.add_argument('--data', type=Path, help='data folder, instead of the one in the file')
-    parser.add_argument('--out', type=Path, help='run folder, instead of the one in the file')
+    parser.add_argument('--data', type=Path, help='data folder or file, instead of data.root')
+    parser.add_argument('--out', type=Path, help='run folder, instead of run.folder')
     parser.add_argument(
         '--max-time',
         type=_seconds,
         metavar='HH:MM:SS',
         help='end, with the learning rate decayed, after this time',
     )
-    parser.add_argument('--max-steps', type=int, help='instead of the number in the file')
-    parser.add_argument('--threads', type=int, help='CPU threads of torch')
+    parser.add_argument('--max-steps', type=int, metavar='N', help='instead of run.max_steps')
+    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads of torch')
     start = parser.add_mutually_exclusive_group()
     start.add_argument('--resume', action='store_true', help='go on from last.ckpt of the run')
     start.add_argument(

@@ -704,4 +704,6 @@ def recognise(path: Path) -> str | None:
         return f'rosbag2: {files[0]}'
     inside = sorted(p.parent.name for p in path.glob('*/metadata.yaml'))
     bags = [n for n in inside if any(p.suffix in _STORAGES for p in (path / n).iterdir())]
-    return f'{len(bags)} rosbag2 folders: {bags[0]}' if bags else None
+    if len(bags) == 1:
+        return f'rosbag2 folder: {bags[0]}'
+    return f'{len(bags)} rosbag2 folders: {", ".join(bags[:3])}' if bags else None
