@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import os
 from pathlib import Path
+import re
 import sys
 from typing import Final, NamedTuple
 import xml.etree.ElementTree as ElementTree
@@ -189,9 +190,16 @@ def _explain(verb: Verb, error: Exception) -> tuple[str, int]:
             return (f'it needs the Python package {module!r}, which is not installed; '
                     f'install it with: {_CURES.get(module, default)}', FAILED)
     if isinstance(error, (CommandError, OSError)) or _is_ours(error):
-        return str(error) or type(error).__name__, FAILED
+        return _of_worker(str(error)) or type(error).__name__, FAILED
     return (f'unexpected {type(error).__name__}: {error}; '
             f'depth-node {verb.name} --debug ... shows where', FAILED)
+
+
+def _of_worker(text: str) -> str:
+    """Return an error's text without the traceback that a loader process puts before it."""
+    if not text.startswith('Caught ') or 'Original Traceback' not in text:
+        return text
+    return re.split(r'^[\w.]+: ', text, flags=re.MULTILINE)[-1].strip()
 
 
 def _is_ours(error: Exception) -> bool:

@@ -116,9 +116,14 @@ def run(args: argparse.Namespace) -> int:
     scores = ', '.join(  # not a number: the data set has no truth for this score
         f'{name.partition("/")[2]} {value:.4f}' for name, value in final.items() if value == value
     )
-    outcome = 'interrupted, --resume goes on' if manifest['interrupted'] else 'no score'
+    outcome = scores or (
+        'interrupted, --resume goes on' if manifest['interrupted'] else 'no score'
+    )
+    broken = manifest.get('skipped_frames')
+    if broken:
+        outcome += f'; {broken} unreadable frames were replaced by others'
     print(
         f'{manifest["steps"]} of {config.run.max_steps} steps in {manifest["train_s"]:.0f} s; '
-        f'{scores or outcome}; {config.run.folder}'
+        f'{outcome}; {config.run.folder}'
     )
     return 130 if manifest['interrupted'] else 0

@@ -99,6 +99,24 @@ def test_a_misspelt_preset_is_suggested(tmp_path, capsys):
     assert 'the presets are in config/train/ of the clone' in capsys.readouterr().err
 
 
+def test_an_unreadable_frame_is_named_without_the_loaders_traceback(frames_root, tmp_path, capsys):
+    root = frames_root
+    for picture in (root / 'train').rglob('*.jpg'):
+        picture.write_bytes(b'no picture')
+    config = {
+        'network': {'name': 'small', 'options': {'size_hw': [32, 64], 'pretrained': False}},
+        'data': {'batch_size': 4, 'workers': 1, 'root': str(root)},
+        'run': {'max_steps': 1, 'val_every_steps': 1, 'threads': 1, 'folder': str(tmp_path / 'r')},
+    }
+    (tmp_path / 'c.yaml').write_text(yaml.safe_dump(config))
+    assert main(['train', '--config', str(tmp_path / 'c.yaml'), '--no-progress']) == 1
+    error = capsys.readouterr().err
+    message = next(line for line in error.splitlines() if 'depth-node train: ' in line)
+    assert message.partition('depth-node train: ')[2].startswith(str(root / 'train'))
+    assert 'not a readable picture (10 bytes)' in message
+    assert 'Traceback' not in error
+
+
 def test_times_are_hours_minutes_seconds():
     import argparse
 
