@@ -34,6 +34,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -84,6 +85,8 @@ def train(
             f'{folder}: holds a run already; go on with --resume, choose another folder with '
             '--out, or delete it'
         )
+    if resume:
+        _check_same_run(last, config)
     if run.threads:
         torch.set_num_threads(run.threads)
     lightning.seed_everything(run.seed, verbose=False)
@@ -119,15 +122,17 @@ def train(
             )
         )
     if progress_bar:
-        callbacks.append(TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100))
+        callbacks.append(_Bar(refresh_rate=1 if sys.stderr.isatty() else 100))
     loggers: list[Logger] = [
         CSVLogger(folder, name='', version=_unused(folder, 'csv')),
         TensorBoardLogger(folder, name='', version='tensorboard'),
     ]
-    logging.getLogger('lightning.pytorch.utilities.rank_zero').setLevel(logging.WARNING)
+    # What it tells about GPUs and its defaults is no news to somebody who waits for a score.
+    logging.getLogger('lightning').setLevel(logging.ERROR)
+    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', module='lightning')
-        trainer = lightning.Trainer(
+        trainer = _trainer(
             accelerator=run.accelerator,
             devices=run.devices,
             num_nodes=run.num_nodes,
@@ -209,18 +214,71 @@ def _is_better(score: float, best: torch.Tensor | None, mode: str) -> bool:
     return score < float(best) if mode == 'min' else score > float(best)
 
 
+def _trainer(**options: Any) -> lightning.Trainer:
+    """Make Lightning's trainer.
+
+    Raises:
+        RunError: this machine has no such accelerator, or there is no such strategy.
+    """
+    try:
+        return lightning.Trainer(**options)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise RunError(
+            f'run.accelerator {options["accelerator"]!r}, run.devices {options["devices"]}, '
+            f'run.strategy {options["strategy"]!r}, run.precision {options["precision"]!r}: '
+            f'{error}'
+        ) from error
+
+
+def _check_same_run(last: Path, config: TrainConfig) -> None:
+    """Refuse to resume what is another run.
+
+    Raises:
+        RunError: names the first key that would not fit the checkpoint.
+    """
+    before = read_checkpoint(last)['hyper_parameters']['config']
+    now = config.to_dict()
+    for section, key in (
+        ('network', 'name'),
+        ('network', 'options'),
+        ('objective', 'name'),
+        ('optim', 'name'),
+        ('optim', 'ema_decay'),
+    ):
+        old, new = before[section].get(key), now[section][key]
+        if key == 'ema_decay':
+            old, new = bool(old), bool(new)
+        if old != new:
+            raise RunError(
+                f'{last}: the run has {section}.{key} {old!r}, the configuration {new!r}; resume '
+                'with the same one, or start another run from these weights: --init '
+                f'{last} --out <another folder>'
+            )
+
+
 def _start_from(task: DepthTask, init: Path) -> None:
     """Take the weights of another run, of the same network or an earlier stage of it.
 
     Raises:
         RunError: they do not fit; names the first difference.
     """
-    start = network_of(read_checkpoint(init)).state_dict()
+    checkpoint = read_checkpoint(init)
+    theirs = checkpoint['hyper_parameters']['config']['network']
+    ours = task.config.network
+    if theirs['name'] != ours.name:
+        raise RunError(
+            f'{init}: weights of network {theirs["name"]}, but the configuration has network '
+            f'{ours.name}; give a checkpoint of the same network'
+        )
+    start = network_of(checkpoint).state_dict()
     try:
         task.network.load_state_dict(start)
     except RuntimeError as error:
-        raise RunError(f'{init}: not weights of network {task.config.network.name}: {error}; '
-                       'give a checkpoint of the same network') from error  # fmt: skip
+        first = [line.strip() for line in str(error).splitlines()[1:2]]
+        raise RunError(
+            f'{init}: weights of {ours.name} with options {theirs["options"]} do not fit options '
+            f'{ours.options}: {"".join(first)[:300]}'
+        ) from error
     if task.ema is not None:
         task.ema.network.load_state_dict(start)
     task.warm_start = True
@@ -349,6 +407,25 @@ def _interruptible(trainer: lightning.Trainer) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+class _Bar(TQDMProgressBar):
+    """The progress bar, without the logger's version, and out of the way of errors."""
+
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop('v_num', None)
+        return metrics
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        print(file=sys.stderr)  # the error begins on a line of its own
+
+
 class _SaveLast(Callback):
     """Write last.ckpt after every validation, atomically: a kill never leaves half a file."""
 
@@ -388,7 +465,7 @@ class _Panels(Callback):
 
 
 def panel_sheet(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> NDArray[np.uint8]:
-    """Lay out rows of picture, true depth, predicted depth and relative error.
+    """Lay out rows of picture, true depth, predicted depth and relative error, with captions.
 
     Colours of both depths span the truth's range (the prediction's, where there is no truth);
     the error's go from 0 (dark) to 50 % (light).
@@ -420,7 +497,18 @@ def panel_sheet(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) ->
         colour[~known] = 0
         row.append(colour)
         rows.append(np.hstack(row))
-    return np.vstack(rows)
+    return np.vstack([_captions(rows[0].shape[1]), *rows])
+
+
+def _captions(width: int) -> NDArray[np.uint8]:
+    """Name the four columns of a panel."""
+    strip = np.full((18, width, 3), 32, np.uint8)
+    names = ('picture', 'truth', 'prediction', f'error 0-{ERROR_FULL_SCALE:.0%}')
+    for column, name in enumerate(names):
+        at = (column * width // len(names) + 4, 13)
+        cv2.putText(strip, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1,
+                    cv2.LINE_AA)  # fmt: skip
+    return strip
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from depth_node.training.config import OptimConfig, TrainConfig, config_from_dict
 from depth_node.training.networks import DepthNetwork, build_network, untrained
 from depth_node.training.objectives import build_objective
-from depth_node.training.objectives.base import has_truth, prediction_and_truth
+from depth_node.training.objectives.base import prediction_and_truth
 import lightning
 import torch
 from torch import nn
@@ -152,7 +152,8 @@ class DepthTask(lightning.LightningModule):
 
     def _refuse_empty(self, batch: dict[str, torch.Tensor]) -> None:
         """Stop a run whose losses are zero because nothing of the truth counts."""
-        self._empty_steps = 0 if has_truth(self.network, batch) else self._empty_steps + 1
+        taught = self.objective.can_teach(self.network, batch)
+        self._empty_steps = 0 if taught else self._empty_steps + 1
         if self._empty_steps >= EMPTY_STEPS:
             near, far = self.network.depth_range_m
             raise TaskError(

@@ -26,11 +26,14 @@ class Objective(nn.Module):
 
     Attributes:
         needs: keys that a batch must have beyond `rgb`, `depth` and `K`.
+        learns_from: what of a batch teaches: of 'depth', 'rel_inv_depth', 'pairs', 'ordinal',
+            'normals', 'labels' and 'views'.
         monitor: the score by which the best checkpoint is chosen.
         monitor_mode: 'min' or 'max'.
     """
 
     needs: frozenset[str] = frozenset()
+    learns_from: frozenset[str] = frozenset({'depth'})
     monitor: str = 'abs_rel'
     monitor_mode: str = 'min'
 
@@ -40,6 +43,20 @@ class Objective(nn.Module):
 
         The mean over pictures, so that the gradient of a batch is the mean of its parts'.
         """
+
+    @torch.no_grad()
+    def can_teach(self, network: DepthNetwork, batch: Batch) -> bool:
+        """Tell whether a batch can teach at all: else every loss is a zero that lies."""
+        known = {
+            'depth': lambda: truth(network, batch)[1].any(),
+            'rel_inv_depth': lambda: not batch['rel_inv_depth'].isnan().all(),
+            'pairs': lambda: batch['pair_valid'].any(),
+            'ordinal': lambda: (batch['ordinal'] > 0).any(),
+            'labels': lambda: (batch['labels'] >= 0).any(),
+            'normals': lambda: (batch['normals'] != 0).any(),
+            'views': lambda: True,
+        }
+        return any(bool(known[key]()) for key in self.learns_from if key in batch)
 
     @torch.no_grad()
     def scores(self, network: DepthNetwork, batch: Batch) -> dict[str, torch.Tensor]:
@@ -84,18 +101,6 @@ def truth(network: DepthNetwork, batch: Batch) -> tuple[torch.Tensor, torch.Tens
     if not network.output_kind.startswith('rel_'):
         valid = valid & (target > near) & (target < far)
     return target, valid
-
-
-def has_truth(network: DepthNetwork, batch: Batch) -> bool:
-    """Tell whether anything in a batch can teach: without it every loss is a zero that lies."""
-    return (
-        'views' in batch
-        or bool(truth(network, batch)[1].any())
-        or ('rel_inv_depth' in batch and not bool(batch['rel_inv_depth'].isnan().all()))
-        or ('pair_valid' in batch and bool(batch['pair_valid'].any()))
-        or ('ordinal' in batch and bool((batch['ordinal'] > 0).any()))
-        or ('labels' in batch and bool((batch['labels'] >= 0).any()))
-    )
 
 
 def resize_like(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -71,6 +71,10 @@ class MultiTask(Objective):
         self.eigen_lambda, self.target_resize = eigen_lambda, target_resize
         self.normals_from_depth = normals == 'from_depth'
         self.heads = frozenset(self.weights) - {'depth'}
+        self.learns_from = frozenset(
+            'depth' if task == 'normals' and self.normals_from_depth else task
+            for task in self.weights
+        )
         self.needs = self.heads - ({'normals'} if self.normals_from_depth else set())
 
     def losses(self, network: DepthNetwork, batch: Batch) -> dict[str, torch.Tensor]:

@@ -137,6 +137,9 @@ class Ordinal(Objective):
             self.needs = frozenset({'pairs', 'relation', 'pair_valid'})
         elif mode == 'megadepth' and ordinal_weight:
             self.needs = frozenset({'ordinal'})
+        self.learns_from = frozenset({
+            'pairs': {'pairs'}, 'megadepth': {'depth', 'ordinal'},
+        }.get(mode, {'rel_inv_depth', 'depth'}))  # fmt: skip
         self.monitor = {'megadepth': 'abs_rel', 'affine': 'affine_mae'}.get(mode, 'whdr')
 
     # --- losses

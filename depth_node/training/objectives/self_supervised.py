@@ -186,6 +186,7 @@ class _Scene:
 class SelfSupervised(Objective):
     """Photometric consistency between views."""
 
+    learns_from = frozenset({'views'})
     monitor = 'photometric'
 
     def __init__(

@@ -29,6 +29,7 @@ class SemiSupervised(Objective):
     """LiDAR where there is some, photometric consistency of a stereo pair everywhere."""
 
     needs = frozenset({'views', 'view_K', 'view_from_frame', 'view_depth'})
+    learns_from = frozenset({'depth', 'views'})
     steps: torch.Tensor
 
     def __init__(

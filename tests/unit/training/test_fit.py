@@ -26,7 +26,7 @@ from depth_node.training.checkpoints import (  # noqa: E402
 )
 from depth_node.training.config import TrainConfig, config_from_dict  # noqa: E402
 from depth_node.training.datasets import DatasetError  # noqa: E402
-from depth_node.training.fit import FrameData, RunError, train  # noqa: E402
+from depth_node.training.fit import FrameData, RunError, panel_sheet, train  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore::Warning:lightning', 'ignore::UserWarning')
 
@@ -107,6 +107,41 @@ def test_init_takes_weights_and_starts_counting_anew(frames_root, tmp_path):
     assert torch.equal(after['head.weight'], start['head.weight'])
     name = 'encoder._bn0.running_mean'
     assert torch.equal(after[name], start[name])  # the encoder's statistics are frozen
+
+
+def test_what_does_not_belong_together_is_named(frames_root, tmp_path):
+    config = tiny(frames_root, tmp_path / 'a', max_steps=1, val_every_steps=1)
+    train(config, progress_bar=False)
+    last = tmp_path / 'a/last.ckpt'
+    larger = replace(config, network=replace(
+        config.network, options={'size_hw': [64, 64], 'pretrained': False}))  # fmt: skip
+    with pytest.raises(RunError, match=r'the run has network\.options .*\[32, 64\].*--init'):
+        train(larger, resume=True, progress_bar=False)
+    plain = replace(config, optim=replace(config.optim, ema_decay=0.0))
+    with pytest.raises(RunError, match=r'the run has optim\.ema_decay True'):
+        train(plain, resume=True, progress_bar=False)
+    other = replace(
+        tiny(frames_root, tmp_path / 'b'),
+        network=replace(config.network, name='diode_unet', options={'size_hw': [32, 48]}),
+    )
+    with pytest.raises(RunError, match=r'weights of network small, .* network diode_unet'):
+        train(other, init=last, progress_bar=False)
+
+
+@pytest.mark.parametrize('key', [{'accelerator': 'gpuu'}, {'strategy': 'ddpp'}])
+def test_a_machine_that_is_not_there_is_named(frames_root, tmp_path, key):
+    with pytest.raises(RunError, match=next(iter(key.values()))):
+        train(tiny(frames_root, tmp_path / 'run', **key), progress_bar=False)
+
+
+def test_a_panel_names_its_columns():
+    depth = torch.full((1, 32, 48), 2.0)
+    rgb = torch.zeros(3, 32, 48, dtype=torch.uint8)
+    sheet = panel_sheet([(rgb, depth, 1.5 * depth)] * 2)
+    assert sheet.shape == (18 + 2 * 32, 4 * 48, 3)
+    assert all(sheet[:18, 48 * i : 48 * (i + 1)].max() > 200 for i in range(4))
+    light = cv2.applyColorMap(np.full((1, 1), 255, np.uint8), cv2.COLORMAP_INFERNO)[0, 0]
+    assert (sheet[30, 180] == light).all()  # 50 % too far is the end of the scale
 
 
 def test_early_stopping_ends_a_run_that_gets_no_better(frames_root, tmp_path):

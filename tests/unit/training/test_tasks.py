@@ -140,6 +140,10 @@ def test_a_truth_of_which_nothing_counts_is_refused():
     with pytest.raises(TaskError, match=r'outside of the 0\.1 to 40 m.*depth_range_m'):
         made.training_step(data, 0)
     made._empty_steps = 4
+    pictures_only = {**batch(), 'depth': torch.zeros(2, 1, 64, 96),
+                     'views': torch.zeros(2, 1, 3, 64, 96, dtype=torch.uint8)}  # fmt: skip
+    with pytest.raises(TaskError, match='no pixel of the truth counted'):
+        made.training_step(pictures_only, 0)  # views teach nothing to who does not use them
     made.training_step(batch(), 0)  # a picture that counts starts it anew
     assert made._empty_steps == 0
 
