@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
 
 from depth_node.cli import CommandError
 
+if TYPE_CHECKING:
+    from depth_node.training.config import TrainConfig
+
 HELP = 'train a depth network'
+NORM_PICTURES = 32  # by which the norms of an exported file are measured
 INTERMIXED = True  # settings stand before, between and behind the options
 EXAMPLE = """\
 A configuration in config/train/ is one system of the literature with its paper's settings
@@ -70,8 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument(
         '--init',
         type=Path,
-        metavar='CHECKPOINT',
-        help='start from these weights, with a fresh schedule',
+        metavar='FILE',
+        help='start from these weights, with a fresh schedule: a checkpoint, or an ONNX file that '
+        'depth-node export wrote of the same network (models/small.onnx)',
     )
     parser.add_argument('--no-progress', action='store_true', help='no progress bar')
 
@@ -104,11 +111,14 @@ def run(args: argparse.Namespace) -> int:
             plain = value if isinstance(value, int) else str(value)
             settings.append(f'{key}={json.dumps(plain)}')
     config = load_config(args.config, settings)
+    init = args.init
+    if init is not None and init.suffix == '.onnx':
+        init = _checkpoint_of_onnx(init, config)
     manifest = train(
         config,
         max_time_s=args.max_time,
         resume=args.resume,
-        init=args.init,
+        init=init,
         command=['depth-node', *sys.argv[1:]],
         progress_bar=not args.no_progress,
     )
@@ -127,3 +137,30 @@ def run(args: argparse.Namespace) -> int:
         f'{outcome}; {config.run.folder}'
     )
     return 130 if manifest['interrupted'] else 0
+
+
+def _checkpoint_of_onnx(path: Path, config: TrainConfig) -> Path:
+    """Write the weights of an exported file into the run folder as a checkpoint."""
+    from depth_node.export.weights import load_onnx_weights
+    from depth_node.training.fit import FrameData
+    from depth_node.training.loading import FrameTensors, collate_frames
+    from depth_node.training.networks import build_network, untrained
+    import torch
+
+    name = config.network.name
+    network = build_network(name, **{**config.network.options, **untrained(name)})
+    frames = FrameTensors(FrameData(config).train_set, network.size_hw, limit=NORM_PICTURES)
+    pictures = collate_frames([frames[index] for index in range(len(frames))])['rgb']
+    parity = load_onnx_weights(path, network, pictures)
+    print(
+        f'{path}: weights taken, its norms measured on {len(pictures)} pictures; equal to '
+        f'{parity.max_rel:.1e} of the depth',
+        file=sys.stderr,
+    )
+    checkpoint = Path(config.run.folder) / 'start.ckpt'
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    weights = {f'network.{key}': value for key, value in network.state_dict().items()}
+    partial = checkpoint.with_suffix(f'.{os.getpid()}')  # every process of a run comes by here
+    torch.save({'hyper_parameters': {'config': config.to_dict()}, 'state_dict': weights}, partial)
+    os.replace(partial, checkpoint)
+    return checkpoint

@@ -1,0 +1,88 @@
+"""An exported file can be trained further: same outputs, and norms that measure."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('onnxscript')
+pytest.importorskip('onnxruntime')
+
+from dataset_writers import write  # noqa: E402
+from depth_node.cli import main  # noqa: E402
+from depth_node.export.onnx import ExportError, export_onnx  # noqa: E402
+from depth_node.export.weights import load_onnx_weights  # noqa: E402
+from depth_node.training.checkpoints import network_of, read_checkpoint  # noqa: E402
+from depth_node.training.networks import build_network  # noqa: E402
+from torch import nn  # noqa: E402
+
+SIZE = (64, 96)
+
+
+def lived_in(seed: int) -> nn.Module:
+    """Make a network whose norms hold something, as after training."""
+    torch.manual_seed(seed)
+    network = build_network('small', size_hw=SIZE, pretrained=False)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+    return network.eval()
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp('onnx') / 'x.onnx'
+    network = lived_in(1)
+    export_onnx(network, path)
+    return path, network
+
+
+def test_the_network_comes_back_and_its_norms_measure(exported):
+    path, origin = exported
+    pictures = torch.randint(0, 256, (4, 3, *SIZE), dtype=torch.uint8)
+    network = lived_in(2)
+    parity = load_onnx_weights(path, network, pictures)
+    assert parity.max_rel < 1e-4
+    batch = network.normalise(pictures)
+    with torch.no_grad():
+        expected = origin(batch)
+        torch.testing.assert_close(network(batch), expected, rtol=1e-4, atol=1e-5)
+        # In training a norm divides by the spread of the batch: that must be what it multiplies
+        # by again, or the first step would see another network.
+        network.train()
+        torch.testing.assert_close(network(batch), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_another_network_is_refused(exported, tmp_path):
+    path, _ = exported
+    pictures = torch.zeros(1, 3, *SIZE, dtype=torch.uint8)
+    other = build_network('diode_unet', size_hw=SIZE)
+    with pytest.raises(ExportError, match=r'not there, expected .* same name and options'):
+        load_onnx_weights(path, other, pictures)
+    (tmp_path / 'broken.onnx').write_bytes(b'no graph at all')
+    with pytest.raises(ExportError, match=r'broken\.onnx: not a readable ONNX file'):
+        load_onnx_weights(tmp_path / 'broken.onnx', lived_in(3), pictures)
+
+
+def test_a_run_starts_from_an_exported_file(exported, tmp_path, capsys):
+    path, origin = exported
+    pytest.importorskip('lightning')
+    pytest.importorskip('tensorboard')
+    write('rendered', tmp_path / 'frames')
+    config = tmp_path / 'c.yaml'
+    options = f'{{size_hw: {list(SIZE)}, pretrained: false}}'
+    config.write_text(f'network: {{options: {options}}}')
+    code = main(['train', '--config', str(config), '--data', str(tmp_path / 'frames'),
+                 '--out', str(tmp_path / 'run'), '--init', str(path), '--no-progress',
+                 'optim.lr=1e-30', 'optim.weight_decay=0', 'run.max_steps=1', 'run.threads=1',
+                 'data.batch_size=4', 'data.workers=0'])  # fmt: skip
+    output = capsys.readouterr()
+    assert code == 0, output.err
+    assert 'weights taken, its norms measured on 4 pictures' in output.err
+    started = network_of(read_checkpoint(tmp_path / 'run/start.ckpt'))
+    batch = origin.normalise(torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8))
+    with torch.no_grad():
+        torch.testing.assert_close(started(batch), origin(batch), rtol=1e-4, atol=1e-5)
