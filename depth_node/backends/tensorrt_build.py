@@ -34,7 +34,7 @@ import warnings
 
 from depth_node.backends import BackendError
 from depth_node.backends._onnx_wire import NotOnnxError, cast_before_transpose, nodes
-from depth_node.model_card import InputSpec, file_sha256
+from depth_node.model_card import InputSpec, ModelCard, file_sha256
 
 __all__ = [
     'BUILDER_REVISION',
@@ -46,6 +46,7 @@ __all__ = [
     'Profile',
     'build_in_child',
     'build_plan',
+    'card_file',
     'is_typed',
     'profile_of',
 ]
@@ -181,6 +182,31 @@ def profile_of(spec: InputSpec, opt_hw: tuple[int, int] | None = None) -> Profil
 def is_typed(trt: Any) -> bool:
     """Tell whether a TensorRT module takes the precision from the types in the ONNX file."""
     return hasattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED')
+
+
+def card_file(card: ModelCard, precision: str, *, typed: bool) -> Path:
+    """Return the ONNX file that a precision is built from, after comparing its hash.
+
+    Args:
+        card: the model.
+        precision: one of `PRECISIONS`.
+        typed: what `is_typed` says of the TensorRT at hand.
+
+    Raises:
+        BuildError: the card has no such file.
+        CardError: the file is missing or is not the one that the card describes.
+    """
+    if precision not in PRECISIONS:
+        raise BuildError(f'precision {precision!r}: known are {", ".join(PRECISIONS)}')
+    if precision == 'mixed' and typed:
+        raise BuildError('mixed is for TensorRT 8: here the types in the file are the precision',
+                         remedy='use fp16 or fp32')
+    name = 'int8_trt' if precision == 'int8' else precision if typed else 'fp32'
+    if name not in card.precisions:
+        verb = 'quantize' if precision == 'int8' else 'export'
+        raise BuildError(f'model {card.name!r} has no {name} file, from which TensorRT would '
+                         f'build {precision}', remedy=f'write one with: depth-node {verb}')
+    return card.verify_file(name)
 
 
 def build_plan(trt: Any, request: BuildRequest, progress: Progress | None = None) -> bytes:
