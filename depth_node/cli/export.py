@@ -6,17 +6,23 @@ import argparse
 import json
 from pathlib import Path
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from depth_node.export.onnx import Parity
+    from depth_node.model_card import ModelCard
+    from depth_node.training.networks.base import DepthNetwork
 
 HELP = 'turn a training checkpoint into an ONNX file with its card'
 
 _EPILOG = """\
 The picture goes in as the camera gives it (uint8 RGB, NHWC); normalisation is in the graph. The
 file is compared with torch before it is kept, and the card gets reference statistics that every
-backend must reproduce.
+backend must reproduce; it stands beside the file and inside it. What TensorRT would refuse is
+said, with the remedy.
 
 examples:
-  depth-node export runs/small/best.ckpt --out models/small.onnx --range 0.2,10
+  depth-node export runs/small/best.ckpt --out models/small.onnx --range 0.2,10 --fp16
   depth-node quantize models/small.yaml --data data/frames
 """
 
@@ -49,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='horizontal field of view assumed where the camera is not known '
         "(the canonical camera's)",
     )
+    parser.add_argument(
+        '--fp16',
+        action='store_true',
+        help='also FILE.fp16.onnx, typed inside: TensorRT from 11 on needs it to compute in fp16',
+    )
     parser.add_argument('--note', help='a sentence for the provenance')
 
 
@@ -58,17 +69,32 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.suffix != '.onnx':
         raise UsageError(f'--out {args.out}: the name must end in .onnx')
-    from depth_node.export.card import make_card
-    from depth_node.export.onnx import export_onnx
     from depth_node.training.checkpoints import network_of, read_checkpoint
 
     checkpoint = read_checkpoint(args.checkpoint)
-    network = network_of(checkpoint)
+    write_files(args, network_of(checkpoint), _provenance(args, checkpoint))
+    return 0
+
+
+def write_files(
+    args: argparse.Namespace, network: DepthNetwork, provenance: dict[str, Any]
+) -> ModelCard:
+    """Write a network's files and card, and tell what was measured."""
+    from depth_node.export.card import make_card, with_file
+    from depth_node.export.lint import lint
+    from depth_node.export.onnx import export_onnx, parity_batches
+
+    def show(path: Path, parity: Parity) -> None:
+        print(
+            f'{path}: {path.stat().st_size / 1e6:.1f} MB; ONNX Runtime equals torch to '
+            f'{parity.max_abs:.1e}, {parity.max_rel:.1e} of the depth at most and '
+            f'{parity.mean_rel:.1e} on average, on {parity.pictures} pictures'
+        )
+        for finding in lint(path, batches=parity_batches(network.size_hw)):
+            print(f'{path}: {finding}', file=sys.stderr)
+
     parity = export_onnx(network, args.out)
-    print(
-        f'{args.out}: {args.out.stat().st_size / 1e6:.1f} MB; ONNX Runtime equals torch to '
-        f'{parity.max_abs:.1e}, {parity.max_rel:.1e} of the depth, on {parity.pictures} pictures'
-    )
+    show(args.out, parity)
     card = make_card(
         args.out,
         network,
@@ -76,10 +102,18 @@ def run(args: argparse.Namespace) -> int:
         licence=args.licence,
         range_m=args.range_m,
         assumed_hfov_deg=args.assumed_hfov,
-        provenance=_provenance(args, checkpoint),
+        provenance=provenance,
     )
+    if args.fp16:
+        half = args.out.with_name(f'{args.out.stem}.fp16.onnx')
+        parity = export_onnx(network, half, precision='fp16')
+        show(half, parity)
+        card = with_file(card, 'fp16', half, {
+            'method': 'network in half precision, normalisation and output in fp32',
+            'parity_max_rel': float(f'{parity.max_rel:.3g}'),
+            'parity_mean_rel': float(f'{parity.mean_rel:.3g}')})  # fmt: skip
     print(f'{card.save()}: written')
-    return 0
+    return card
 
 
 def _provenance(args: argparse.Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
