@@ -12,6 +12,7 @@ On disk, with <id> = `EngineKey.digest()`:
     <id>.engine.json    the sidecar, written last
     <id>.lock           held while it is built or removed
     <id>.new, .<id>...  being written; left over if a process was killed, removed by `prune`
+    <module>-<version>-sm<sm>.timing    kernel times that TensorRT measured, for the next build
 """
 
 from __future__ import annotations
@@ -224,6 +225,8 @@ class EngineCache:
         build: Callable[[Path], None],
         info: dict[str, Any] | None = None,
         on_wait: Callable[[str], None] | None = None,
+        *,
+        force: bool = False,
     ) -> Found:
         """Return the plan for a key, built if need be; of several processes one builds.
 
@@ -232,6 +235,7 @@ class EngineCache:
             build: writes the plan to the path that it gets, whole or not at all.
             info: goes into the sidecar, for people.
             on_wait: is told once if another process is building it.
+            force: build it although there is one.
 
         Returns:
             The plan; its `reason` says why it was built, and if so that it could not be kept.
@@ -240,12 +244,13 @@ class EngineCache:
             CacheError: the folder cannot be written.
             Exception: what `build` raised.
         """
-        found = self.lookup(key)
+        found = Found(None, 'asked to build it anew') if force else self.lookup(key)
         if found.plan is not None:
             return found
         digest = key.digest()
         with self._lock(digest, on_wait=on_wait):
-            found = self.lookup(key)  # another process may have built it meanwhile
+            if not force:
+                found = self.lookup(key)  # another process may have built it meanwhile
             if found.plan is not None:
                 return found
             new = self.folder / f'{digest}.new'
@@ -287,6 +292,10 @@ class EngineCache:
                 with contextlib.suppress(OSError):
                     new.unlink(missing_ok=True)
 
+    def timing_cache(self, module: str, trt_version: str, sm: int) -> Path:
+        """Return the file for the kernel times of one TensorRT on one kind of GPU."""
+        return self.folder / f'{module}-{trt_version}-sm{sm}.timing'
+
     def entries(self) -> list[Entry]:
         """List the engines, the last used first; sizes are compared, contents are not."""
         return self._entries(thorough=False)
@@ -304,7 +313,7 @@ class EngineCache:
         What a process is building is left alone.
 
         Args:
-            everything: remove all engines.
+            everything: remove all engines and the measured kernel times.
             unused_days: remove engines that were not used for so long.
             limit_mb: remove the longest unused ones beyond this size (10^6 bytes).
 
@@ -318,6 +327,9 @@ class EngineCache:
             if (everything or old or entry.problem) and self._remove(_id_of(entry.path)):
                 removed.append(entry.path)
         for path in self._files():
+            if everything and path.suffix == '.timing':
+                path.unlink(missing_ok=True)
+                removed.append(path)
             match = _OWN.fullmatch(path.name)
             if match is None or match[2] == 'engine':
                 continue

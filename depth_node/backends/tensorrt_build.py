@@ -52,8 +52,8 @@ __all__ = [
 ]
 
 PRECISIONS: Final = ('fp32', 'fp16', 'mixed', 'int8')
-"""What a plan may be built in. mixed is FP16 with the layers that overflow first in FP32: on the
-typed route a file written so, on the flags route layers that the builder pins."""
+"""What a plan may be built in. mixed, on the flags route alone, is FP16 with the layers in FP32
+that overflow first."""
 
 MODULES: Final = ('tensorrt', 'tensorrt_rtx')
 
@@ -409,11 +409,11 @@ def _check_precision(trt: Any, network: Any, request: BuildRequest, typed: bool)
     if wanted == 'int8' and not quantised:
         raise BuildError(f'int8 was asked for, but {request.onnx.name} has no QuantizeLinear',
                          remedy='make an INT8 file with: depth-node quantize')
-    if typed and found != {'mixed': 'fp16'}.get(wanted, wanted):
+    if typed and found != wanted:
         raise BuildError(
             f'{wanted} was asked for, but {request.onnx.name} is {found}: here the types in the '
-            'file are the precision', remedy=f'give the {wanted} file, which depth-node export '
-                                             'writes, or ask for ' + found)
+            'file are the precision', remedy=f'give a file of that precision (depth-node export), '
+                                             f'or ask for {found}')
 
 
 def _add_profile(builder: Any, network: Any, config: Any, request: BuildRequest) -> None:
