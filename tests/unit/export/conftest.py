@@ -73,7 +73,7 @@ def rtx_plan(request) -> Callable[[Path], int]:
 
     TensorRT-RTX needs no GPU for that. What its parser refuses is a ValueError.
     """
-    reason = 'tensorrt-rtx-cu13 is not installed: NVIDIA\'s parser and builder are not run'
+    reason = "tensorrt-rtx-cu13 is not installed: NVIDIA's parser and builder are not run"
     trt = pytest.importorskip('tensorrt_rtx', reason=reason)
 
     def build(path: Path) -> int:
