@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import contextlib
+import contextvars
 from dataclasses import dataclass
 import hashlib
 import importlib
@@ -49,6 +50,7 @@ __all__ = [
     'card_file',
     'is_typed',
     'profile_of',
+    'watching',
 ]
 
 PRECISIONS: Final = ('fp32', 'fp16', 'mixed', 'int8')
@@ -65,6 +67,9 @@ BUILDER_REVISION: Final = 1
 """Part of the cache's key: raised when this file builds other plans from the same request."""
 
 Progress = Callable[[str, float], None]
+
+_watcher: contextvars.ContextVar[Progress | None] = contextvars.ContextVar(
+    'watcher', default=None)
 
 _HEARTBEAT_S = 1.0  # a bar that shows the time moves although TensorRT is silent
 _REPORT_EVERY_S = 0.1
@@ -285,6 +290,19 @@ def build_plan(trt: Any, request: BuildRequest, progress: Progress | None = None
     return plan
 
 
+@contextlib.contextmanager
+def watching(progress: Progress) -> Iterator[None]:
+    """Let a callable see the progress of every `build_in_child` that is called meanwhile.
+
+    For those who open a backend, which builds where it must, and want to show a bar.
+    """
+    token = _watcher.set(progress)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
 def build_in_child(
     request: BuildRequest,
     out: Path,
@@ -319,8 +337,14 @@ def build_in_child(
     except OSError as error:
         raise BuildError(f'{out}: cannot be written: {error.strerror or error}') from error
     temporary = Path(name)
+    hearers = [hear for hear in (progress, _watcher.get()) if hear is not None]
+
+    def tell(phase: str, share: float) -> None:
+        for hear in hearers:
+            hear(phase, share)
+
     try:
-        verdict = _run_child(request, temporary, progress, module, timeout_s)
+        verdict = _run_child(request, temporary, tell, module, timeout_s)
         try:
             if (temporary.stat().st_size != verdict['bytes']
                     or file_sha256(temporary) != verdict['sha256']):
@@ -633,8 +657,7 @@ class _Verdict(NamedTuple):
 
 
 def _run_child(
-    request: BuildRequest, out: Path, progress: Progress | None, module: str,
-    timeout_s: float | None,
+    request: BuildRequest, out: Path, progress: Progress, module: str, timeout_s: float | None,
 ) -> dict[str, Any]:
     reader, writer = os.pipe()
     environment = dict(os.environ, PYTHONSAFEPATH='1', PYTHONPATH=os.pathsep.join(
@@ -680,7 +703,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.stdin.close()
 
 
-def _listen(reader: int, progress: Progress | None, deadline: float | None) -> _Verdict:
+def _listen(reader: int, progress: Progress, deadline: float | None) -> _Verdict:
     """Pass on progress until the child says what came of it, or says nothing more."""
     last = ('starting', 0.0)
     for line in _lines(reader):
@@ -694,8 +717,7 @@ def _listen(reader: int, progress: Progress | None, deadline: float | None) -> _
             if 'error' in message:
                 return _Verdict(None, message['error'])
             last = (message['phase'], message['share'])
-        if progress is not None:
-            progress(*last)
+        progress(*last)
     return _Verdict(None, None)
 
 

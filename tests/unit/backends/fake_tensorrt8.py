@@ -42,15 +42,15 @@ class DataType(enum.IntEnum):
 class LayerType(enum.IntEnum):
     CONVOLUTION = 0
     ACTIVATION = 2
-    SOFTMAX = 5
+    SOFTMAX = 6
     DECONVOLUTION = 7
     ELEMENTWISE = 9
     UNARY = 11
     REDUCE = 14
     CONSTANT = 19
-    SHAPE = 27
-    QUANTIZE = 39
-    NORMALIZATION = 49
+    SHAPE = 24
+    QUANTIZE = 33
+    NORMALIZATION = 46
 
 
 class ILogger:
