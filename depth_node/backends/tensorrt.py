@@ -272,6 +272,15 @@ class TensorRTBackend(OnnxBackend):
         self._runs += 1
         return self._outputs
 
+    def stop_graphs(self, reason: str) -> None:
+        """Enqueue the work of each run from now on; the reason becomes `graph_problem`."""
+        self._drop_graph()
+        self.graph_problem = reason
+
+    def gpu_memory(self) -> tuple[int, int]:
+        """Return the GPU's (free, total) memory in bytes."""
+        return self._gpu.memory()
+
     def gpu_times_ms(self, count: int) -> list[float]:
         """Repeat the last run; return the GPU's time of each, upload and download included."""
         if not self._open or not self._runs:
@@ -326,8 +335,7 @@ class TensorRTBackend(OnnxBackend):
     def _give_up_graphs(self, error: BackendError) -> None:
         if isinstance(error, CudaError) and error.sticky:
             raise error
-        self._drop_graph()
-        self.graph_problem = str(error)
+        self.stop_graphs(str(error))
 
     def _drop_graph(self) -> None:
         if self._graph is not None:

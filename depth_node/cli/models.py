@@ -173,11 +173,14 @@ def verify_card(name_or_path: str | Path) -> dict[str, Any]:
     Returns:
         model, ok, and lines of what, ok, detail.
     """
+    from dataclasses import replace
+
     from depth_node.backends import (
         AUTO_ORDER,
         BackendError,
         availability,
         open_backend,
+        runnable,
         self_check,
     )
     from depth_node.model_card import CardError, ModelCard
@@ -192,20 +195,18 @@ def verify_card(name_or_path: str | Path) -> dict[str, Any]:
     except CardError as error:
         note('card', False, str(error))
         return {'model': str(name_or_path), 'ok': False, 'lines': lines}
-    sound = []
+    sound = {}
     for precision in card.precisions:
         try:
             path = card.verify_file(precision)
             note(f'{precision} file', True, f'{path.name}, SHA-256 as in the card')
-            sound.append(precision)
+            sound[precision] = card.precisions[precision]
         except CardError as error:
             note(f'{precision} file', False, str(error))
     for name in AUTO_ORDER:
         if availability(name).version is None:
             continue
-        for precision in sound:
-            if not _runs(name, precision):
-                continue
+        for precision in runnable(replace(card, precisions=sound), name):
             what = f'{name} {precision}'
             try:
                 with open_backend(card, name, precision) as backend:
@@ -213,12 +214,6 @@ def verify_card(name_or_path: str | Path) -> dict[str, Any]:
             except BackendError as error:
                 note(what, False, str(error))
     return {'model': card.name, 'ok': all(line['ok'] for line in lines), 'lines': lines}
-
-
-def _runs(backend: str, precision: str) -> bool:
-    """Tell whether a file of a card is meant for a backend: a GPU takes no u8s8, a CPU no fp16."""
-    on_cpu = backend in ('openvino', 'onnxruntime')
-    return precision == 'fp32' or (precision == 'int8' and on_cpu)
 
 
 def _lint(args: argparse.Namespace) -> int:
@@ -276,7 +271,14 @@ def _lint_files(
 def _add(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from depth_node.backends import AUTO_ORDER, availability, open_backend, self_check, signature
+    from depth_node.backends import (
+        AUTO_ORDER,
+        availability,
+        open_backend,
+        runnable,
+        self_check,
+        signature,
+    )
     from depth_node.model_card import METRIC_KINDS, ModelCard, file_sha256
 
     onnx: Path = args.onnx
@@ -317,9 +319,7 @@ def _add(args: argparse.Namespace) -> int:
         card = replace(card, check=_reference(card, backend))
     verified: list[dict[str, Any]] = []
     for name in names:
-        for precision in card.precisions:
-            if not _runs(name, precision):
-                continue
+        for precision in runnable(card, name):
             with open_backend(card, name, precision) as backend:
                 verified.append({'backend': name, 'precision': precision,
                                  'detail': self_check(backend).detail})
