@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 from pathlib import Path
 import tempfile
+import threading
 import time
 from types import ModuleType
 from typing import Any, Final
@@ -216,6 +217,8 @@ class TensorRTBackend(OnnxBackend):
         self._engine: Any = None
         self._context: Any = None
         self._stream = 0
+        # a run in another thread ends before what it uses goes, at the exit of Python as well
+        self._busy = threading.RLock()
         self._graph: int | None = None
         self._tensors: list[_Tensor] = []
         self._shape: tuple[int, ...] = ()
@@ -230,6 +233,8 @@ class TensorRTBackend(OnnxBackend):
             raise
 
     def _load(self, trt: ModuleType, plan: bytes) -> None:
+        if hasattr(trt, 'init_libnvinfer_plugins'):  # layers of a plan may be plugins
+            trt.init_libnvinfer_plugins(self._log, '')
         try:
             self._runtime = trt.Runtime(self._log)
         except TypeError as error:  # a null pointer from the library
@@ -242,6 +247,7 @@ class TensorRTBackend(OnnxBackend):
             raise self._failure('no memory for the engine')
         card, wanted = self.card, output_names(self.card)
         inputs: Tensors = {}
+        shape: tuple[int, ...] = ()
         for index in range(self._engine.num_io_tensors):
             name = str(self._engine.get_tensor_name(index))
             is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
@@ -251,26 +257,31 @@ class TensorRTBackend(OnnxBackend):
                                    f'{self._engine.get_tensor_dtype(name)}')
             self._tensors.append(_Tensor(name, np.dtype(kind), is_input, name in wanted))
             if is_input:
-                inputs[name] = (kind, [side if side >= 0 else None for side in map(
-                    int, self._engine.get_tensor_shape(name))])
+                shape = tuple(map(int, self._engine.get_tensor_shape(name)))
+                inputs[name] = (kind, [side if side >= 0 else None for side in shape])
             elif name in wanted:
                 require_float32(name, np.dtype(kind))
         require_input(card, inputs)
         require_outputs(wanted, [each.name for each in self._tensors if not each.is_input])
-        low, _, high = (tuple(map(int, shape)) for shape in
-                        self._engine.get_tensor_profile_shape(card.input.name, 0))
-        self._limits = low, high
+        self._limits = shape, shape
+        if min(shape) < 0:
+            low, _, high = (tuple(map(int, each)) for each in
+                            self._engine.get_tensor_profile_shape(card.input.name, 0))
+            self._limits = low, high
         self._stream = self._gpu.stream_create()
-        self._set_shape(high)  # the buffers of the largest input do for all others
+        self._set_shape(self._limits[1])  # the buffers of the largest input do for all others
 
     def _infer(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        if batch.shape != self._shape:
-            self._set_shape(batch.shape)
-        assert self._picture is not None
-        np.copyto(self._picture, batch)
-        self._execute()
-        self._runs += 1
-        return self._outputs
+        with self._busy:
+            if self._context is None:  # closed by another thread since `run` looked
+                raise BackendError(f'backend {self.name}: it is closed')
+            if batch.shape != self._shape:
+                self._set_shape(batch.shape)
+            assert self._picture is not None
+            np.copyto(self._picture, batch)
+            self._execute()
+            self._runs += 1
+            return self._outputs
 
     def stop_graphs(self, reason: str) -> None:
         """Enqueue the work of each run from now on; the reason becomes `graph_problem`."""
@@ -397,18 +408,18 @@ class TensorRTBackend(OnnxBackend):
         return BackendError(f'{what}: ' + ('; '.join(texts[-3:]) or 'TensorRT gives no reason'))
 
     def _release(self) -> None:
-        with contextlib.suppress(CudaError):
+        with self._busy:
             if self._stream:
-                self._gpu.stream_synchronize(self._stream)
-        with contextlib.suppress(CudaError):
+                with contextlib.suppress(CudaError):
+                    self._gpu.stream_synchronize(self._stream)
             self._drop_graph()
-        self._outputs, self._picture = {}, None
-        # each must outlive the one before
-        self._context = None
-        self._engine = None
-        self._runtime = None
-        self._tensors = []
-        self._gpu.close()
+            self._outputs, self._picture = {}, None
+            # each must outlive the one before
+            self._context = None
+            self._engine = None
+            self._runtime = None
+            self._tensors = []
+            self._gpu.close()
 
     def __del__(self) -> None:
         if getattr(self, '_open', False) and hasattr(self, '_gpu'):

@@ -239,6 +239,7 @@ class ICudaEngine:
 
     def get_tensor_profile_shape(self, name, profile):
         assert (name, profile) == (self._content['input'], 0)
+        assert -1 in self._content['shape'], 'what TensorRT answers for a fixed size is not known'
         return self._content['profile']
 
     def create_execution_context(self):

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import threading
 
 from depth_node import backends
 from depth_node.backends import BackendError, cuda, open_backend, runnable, self_check
@@ -478,6 +479,30 @@ def test_forgotten_backend_frees_everything(tensorrt, tiny_card):
     backend = tensorrt.open(tiny_card())
     backend.run(picture())
     del backend
+    assert tensorrt.gpu.live() == {}
+
+
+def test_closing_waits_for_the_run_of_another_thread(tensorrt, tiny_card):
+    backend = tensorrt.open(tiny_card())
+    batch = picture()
+    ends, started = [], threading.Event()
+
+    def work():
+        try:
+            while True:
+                backend.run(batch)
+                started.set()
+        except BackendError as error:
+            ends.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert started.wait(10)
+    backend.close()
+    for thread in threads:
+        thread.join(10)
+    assert ends == ['backend tensorrt: it is closed'] * 2
     assert tensorrt.gpu.live() == {}
 
 
