@@ -186,6 +186,7 @@ def test_shared_memory_needs_no_copies(tensorrt, tiny_card):
 
 def test_graph_is_recorded_anew_for_every_shape(tensorrt, tiny_card):
     with tensorrt.open(tiny_card(dynamic=True)) as backend:
+        addresses = [each.device for each in backend._tensors]
         for size_hw in [(16, 32), (24, 40), (80, 80), (16, 16), (16, 32)]:
             for seed in range(3):
                 batch = picture(size_hw, seed)
@@ -193,6 +194,7 @@ def test_graph_is_recorded_anew_for_every_shape(tensorrt, tiny_card):
                 assert got.shape == (1, 1, *size_hw)
                 np.testing.assert_allclose(got[0, 0], expected(batch), rtol=1e-5)
             # the buffers of the largest input serve all
+            assert [each.device for each in backend._tensors] == addresses
             assert tensorrt.gpu.live() == {'device': 2, 'pinned': 2, 'stream': 1, 'exec': 1}
         assert backend.graph_problem == ''
 
