@@ -345,7 +345,7 @@ class EngineCache:
                         removed.append(path)
                         self._lock_path(digest).unlink(missing_ok=True)
         if limit_mb is not None:
-            removed += self._evict(limit_mb, keep='')
+            removed += self._evict(limit_mb)
         return removed
 
     # --- files
@@ -395,7 +395,7 @@ class EngineCache:
         except OSError as error:
             raise self._unwritable(error) from error
         with contextlib.suppress(CacheError):  # what cannot be removed now is tried again
-            self._evict(self.limit_mb, keep=digest)
+            self._evict(self.limit_mb)
         return path
 
     def _unwritable(self, error: OSError) -> CacheError:
@@ -462,16 +462,18 @@ class EngineCache:
                         + entry.key.differences(key))
         return f'no engine for this in {self.folder}'
 
-    def _evict(self, limit_mb: int, keep: str) -> list[Path]:
-        """Remove the longest unused engines until the rest fits the limit."""
+    def _evict(self, limit_mb: int) -> list[Path]:
+        """Remove the longest unused engines until the rest fits the limit.
+
+        The one that is just being stored stays: its lock is held.
+        """
         entries = self.entries()
         total = sum(entry.nbytes for entry in entries)
         removed = []
         for entry in reversed(entries):
             if total <= limit_mb * 1_000_000:
                 break
-            digest = _id_of(entry.path)
-            if digest != keep and self._remove(digest):
+            if self._remove(_id_of(entry.path)):
                 total -= entry.nbytes
                 removed.append(entry.path)
         return removed
