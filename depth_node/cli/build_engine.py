@@ -91,6 +91,9 @@ def _into_cache(args: argparse.Namespace, card: ModelCard) -> dict[str, Any]:
     from depth_node.backends.engine_cache import EngineCache, engines_folder
     from depth_node.backends.tensorrt_build import watching
 
+    def tell(line: str) -> None:  # where there is no bar
+        print(line, file=sys.stderr)
+
     built = False
     start = time.monotonic()
     with _bar() as progress:
@@ -100,7 +103,8 @@ def _into_cache(args: argparse.Namespace, card: ModelCard) -> dict[str, Any]:
             progress(phase, share)
 
         with watching(seen):
-            backend = open_backend(card, 'tensorrt', args.precision, cache_dir=args.cache_dir)
+            backend = open_backend(card, 'tensorrt', args.precision, cache_dir=args.cache_dir,
+                                   tell=None if sys.stderr.isatty() else tell)
     seconds = time.monotonic() - start
     for _, reason in backend.refusals:
         print(f'passed over: {reason}', file=sys.stderr)
