@@ -487,29 +487,43 @@ def test_forgotten_backend_frees_everything(tensorrt, tiny_card):
 def test_closing_waits_for_the_run_of_another_thread(tensorrt, tiny_card):
     backend = tensorrt.open(tiny_card())
     batch = picture()
-    ends, started = [], threading.Event()
+    running, go_on, results = threading.Event(), threading.Event(), []
+    execute = backend._execute
 
-    def work():
-        try:
-            while True:
-                backend.run(batch)
-                started.set()
-        except BackendError as error:
-            ends.append(str(error))
+    def slow():
+        running.set()
+        assert go_on.wait(10)
+        execute()
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    assert started.wait(10)
-    backend.close()
-    for thread in threads:
+    backend._execute = slow
+    runner = threading.Thread(target=lambda: results.append(backend.run(batch)['depth'].copy()))
+    closer = threading.Thread(target=backend.close)
+    runner.start()
+    assert running.wait(10)
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive()
+    go_on.set()
+    for thread in (runner, closer):
         thread.join(10)
-    assert ends == ['backend tensorrt: it is closed'] * 2
+    np.testing.assert_allclose(results[0][0, 0], expected(batch), rtol=1e-5)
+    del backend._execute, execute
+    with pytest.raises(BackendError, match='it is closed'):
+        backend.run(batch)
     assert tensorrt.gpu.live() == {}
 
 
+def test_run_that_begins_while_another_thread_closes(tensorrt, tiny_card):
+    """Past the look of `run` at whether it is open, the closing comes first."""
+    backend = tensorrt.open(tiny_card())
+    backend.close()
+    with pytest.raises(BackendError, match='it is closed'):
+        backend._infer(picture())
+
+
 FORGETFUL = """
-import sys, pathlib
+import atexit, sys, pathlib
+atexit.register(lambda: print(*sys.modules['tensorrt'].destroyed))  # the first one runs last
 from depth_node.backends import cuda, open_backend
 from depth_node.model_card import ModelCard
 import numpy as np
@@ -534,7 +548,9 @@ def test_process_that_exits_with_an_open_backend(tensorrt, tiny_card, tmp_path, 
             **os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{FAKE}',
             'FAKE_CUDART_REPORT': str(report)})
     assert (result.returncode, result.stderr) == (0, '')
-    assert float(result.stdout) == pytest.approx(4.5)
+    depth, destroyed = result.stdout.splitlines()
+    assert float(depth) == pytest.approx(4.5)
+    assert destroyed == 'context engine runtime'
     device, _, stream, event, graph, exec_, bad = map(int, report.read_text().split())
     assert (device, stream, event, graph, exec_, bad) == (0, 0, 0, 0, 0, 0)
 
