@@ -507,7 +507,6 @@ def test_closing_waits_for_the_run_of_another_thread(tensorrt, tiny_card):
     for thread in (runner, closer):
         thread.join(10)
     np.testing.assert_allclose(results[0][0, 0], expected(batch), rtol=1e-5)
-    del backend._execute, execute
     with pytest.raises(BackendError, match='it is closed'):
         backend.run(batch)
     assert tensorrt.gpu.live() == {}
