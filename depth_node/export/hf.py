@@ -108,6 +108,9 @@ class TransformersDepth(DepthNetwork):
         self._inverse = meaning.inverse
         if meaning.canonical:
             self.canonical_focal_px = canonical_focal(size_hw, camera_hw)
+        switch = getattr(model, 'set_attn_implementation', None)
+        if switch is not None:
+            switch('eager')  # fused attention does not always export
         self.model = model.float().eval()
         try:
             with torch.inference_mode(), _Positions(self.model):
@@ -214,7 +217,7 @@ def load(
         size_hw = fitted_size(rules, camera_hw, rule)
     backbone = getattr(config, 'backbone_config', None)
     if backbone is not None:
-        backbone._attn_implementation = 'eager'  # fused attention does not always export
+        backbone._attn_implementation = 'eager'  # transformers 4 chooses when it builds
     model, info = files.opened(
         transformers.AutoModelForDepthEstimation, config=config, output_loading_info=True,
         attn_implementation='eager',
