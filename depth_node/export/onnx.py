@@ -7,6 +7,7 @@ import copy
 from dataclasses import dataclass
 import logging
 from pathlib import Path
+import tempfile
 from typing import TYPE_CHECKING
 import warnings
 
@@ -123,6 +124,8 @@ def export_onnx(network: DepthNetwork, path: Path, *, precision: str = 'fp32') -
         )
     height, width = network.size_hw
     example = torch.zeros((1, height, width, 3), dtype=torch.uint8)
+    if precision == 'fp16' and not _runs(model, example):
+        return _export_half_graph(network, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -152,6 +155,31 @@ def export_onnx(network: DepthNetwork, path: Path, *, precision: str = 'fp32') -
             check_peak(path, peak_activation(path, parity_batches(network.size_hw)))
             return check_half_parity(network, path)
         return check_parity(model, path)
+    except ExportError:
+        path.unlink()
+        raise
+
+
+def _runs(model: nn.Module, example: torch.Tensor) -> bool:
+    """Tell whether a network in fp16 can be run: one that casts between its layers cannot."""
+    try:
+        with torch.inference_mode():
+            model(example)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _export_half_graph(network: DepthNetwork, path: Path) -> Parity:
+    """Export in fp32 and convert the graph."""
+    from depth_node.export.quantize import halve_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / path.name
+        export_onnx(network, source)
+        halve_onnx(source, path, list(parity_pictures(network.size_hw)))
+    try:
+        return check_half_parity(network, path)
     except ExportError:
         path.unlink()
         raise

@@ -141,6 +141,21 @@ def test_what_is_too_large_for_one_file_says_so_before_the_export(
     export_onnx(make_tiny(), tmp_path / 'x.fp16.onnx', precision='fp16')  # half the size fits
 
 
+def test_network_that_casts_between_its_layers_is_converted_as_a_graph(make_tiny, tmp_path):
+    class Casting(type(make_tiny())):
+        def forward(self, batch):
+            return super().forward(batch.float())
+
+    torch.manual_seed(3)
+    network = Casting().eval()
+    with pytest.raises(RuntimeError):  # torch does not run it in fp16
+        network.half()(torch.zeros(1, 3, *SIZE_HW, dtype=torch.half))
+    path = tmp_path / 'casting.onnx'
+    assert 0 < export_onnx(network.float(), path, precision='fp16').mean_rel < 0.002
+    assert HALF in {item.data_type for item in onnx.load(path).graph.initializer}
+    assert lint(path, batches=parity_batches(SIZE_HW)) == ()
+
+
 def test_unknown_precision(make_tiny, tmp_path):
     with pytest.raises(ValueError, match='expected fp32 or fp16'):
         export_onnx(make_tiny(), tmp_path / 'x.onnx', precision='half')
