@@ -30,8 +30,8 @@ PARITY_TOLERANCE_REL = 1e-4
 # Below this share of the mean a value is compared with the mean: a head that ends in ReLU gives
 # zeros, of which no share can be taken.
 PARITY_FLOOR = 0.2
-# fp16 keeps 11 bits: pure convolution nets moved by 0.03 % on average. Ten times that is a node
-# that fp16 does not suit.
+# fp16 keeps 11 bits: pure convolution nets moved by 0.03 % on average. Over ten times that is a
+# node that fp16 does not suit.
 FP16_TOLERANCE_MEAN_REL = 0.005
 MAX_FILE_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB
 
