@@ -1,20 +1,24 @@
 """Model cards: what a depth network wants as input and what its output means.
 
-A card is a YAML file beside the ONNX files it describes.  Nothing else in the package guesses
-about a network: sizes, colour order, the meaning and unit of the output, the hash of every file
-and the statistics that a freshly opened backend must reproduce all come from the card.  A card
-that lies is refused with a reason (`CardError`).
+A card is a YAML file beside the ONNX files it describes, and the exporter puts it into their
+metadata too, so that a file that travels alone still says what it is.  Nothing else in the package
+guesses about a network: sizes, colour order, the meaning and unit of the output, the hash of every
+file and the statistics that a freshly opened backend must reproduce all come from the card.  A
+card that lies is refused with a reason (`CardError`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 import hashlib
+import io
+import json
 import os
 from pathlib import Path
 import sys
 import tempfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +29,12 @@ RESIZE_POLICIES = ('stretch', 'keep_aspect', 'pad')
 OUTPUT_KINDS = (
     'depth', 'log_depth', 'inv_depth', 'rel_depth', 'rel_inv_depth', 'canonical_depth')
 METRIC_KINDS = ('depth', 'log_depth', 'inv_depth', 'canonical_depth')
-PRECISIONS = ('fp32', 'fp16', 'int8')
+# Files of a card. int8 is for CPUs (uint8 activations), int8_trt for TensorRT (symmetric, which
+# OpenVINO runs wrongly); fp16 is typed inside, with float32 outputs.
+PRECISIONS = ('fp32', 'fp16', 'int8', 'int8_trt')
 CARD_VERSION = 1
+METADATA_KEY = 'depth_node.card'  # of the card in an ONNX file's metadata_props
+_MAX_METADATA_BYTES = 1 << 20  # a card is some kB: more is no card
 
 
 class CardError(ValueError):
@@ -151,21 +159,88 @@ class ModelCard:
 
         Args:
             name_or_path: a card's name (`small`), its YAML file, or an ONNX file with a card of
-                the same stem beside it.
+                the same stem beside it or with a card inside.
 
         Raises:
-            CardError: not found, not readable, or the card contradicts itself.
+            CardError: not found, not readable, the card contradicts itself, or the cards beside
+                and inside an ONNX file contradict each other.
         """
         path = find_card(name_or_path)
+        if path.suffix == '.onnx':
+            return cls.from_onnx_metadata(path)
         try:
             raw = yaml.safe_load(path.read_text(encoding='utf-8'))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise CardError(f'{path}: not a readable YAML card: {error}') from error
-        return cls.from_dict(raw, path)
+        card = cls.from_dict(raw, path)
+        named = Path(os.fspath(name_or_path)).expanduser()
+        if named.suffix == '.onnx':
+            card._agree_with_embedded(named)
+        return card
 
     @classmethod
-    def from_dict(cls, raw: Any, path: Path) -> ModelCard:
-        """Build a card from its parsed YAML; `path` anchors relative file names."""
+    def from_onnx_metadata(cls, path: str | os.PathLike[str]) -> ModelCard:
+        """Read the card that the exporter put into an ONNX file; needs no onnx package.
+
+        Its only file is this one, under the precision that it was made for, with the hash that
+        it has now.
+
+        Raises:
+            CardError: the file cannot be read as ONNX, has no card inside, or a broken one.
+        """
+        path = Path(path).expanduser()
+        text = read_onnx_metadata(path).get(METADATA_KEY)
+        if text is None:
+            raise CardError(f'{path}: no card inside; write one beside it with: '
+                            f'depth-node models add {path}')
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise CardError(f'{path}: the card inside is not JSON: {error}') from error
+        precision = raw.pop('precision', None) if isinstance(raw, dict) else None
+        if precision not in PRECISIONS:
+            raise CardError(f'{path}: the card inside says precision {precision!r}, expected one '
+                            f'of {", ".join(PRECISIONS)}')
+        files = {precision: {'file': path.name, 'sha256': file_sha256(path)}}
+        return cls.from_dict({**raw, 'files': files}, path, reference=precision)
+
+    def embedded_text(self, precision: str) -> str:
+        """Return what `from_onnx_metadata` reads: the card without files and measurements."""
+        raw = self.to_dict()
+        for key in ('files', 'metrics'):
+            del raw[key]
+        return json.dumps({**raw, 'precision': precision}, ensure_ascii=False)
+
+    def _agree_with_embedded(self, path: Path) -> None:
+        """Refuse an ONNX file whose card inside gives its numbers another meaning.
+
+        Tolerances, provenance and measurements may grow after the file was written; what the
+        network takes and what its output means may not.
+        """
+        if METADATA_KEY not in _metadata_or_none(path):
+            return
+        inside = ModelCard.from_onnx_metadata(path)
+        mine, other = self.to_dict(), inside.to_dict()
+        for section in ('name', 'licence', 'input', 'output', 'check'):
+            a, b = _leaves(mine.get(section), section), _leaves(other.get(section), section)
+            differing = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+            if differing:
+                key = differing[0]
+                raise CardError(
+                    f'{path}: the card inside says {key} {b.get(key)!r}, the card {self.path} '
+                    f'says {a.get(key)!r}; one of the files is of another model: remove the '
+                    'card that is wrong, or export again')
+
+    @classmethod
+    def from_dict(cls, raw: Any, path: Path, *, reference: str = 'fp32') -> ModelCard:
+        """Build a card from its parsed YAML; `path` anchors relative file names.
+
+        Args:
+            raw: the mapping.
+            path: the card's file.
+            reference: the precision whose file must be there; not fp32 only where a file that
+                was made from one travels alone.
+        """
         top = _Section(raw, path, '')
         version = top.integer('card_version')
         if version != CARD_VERSION:
@@ -184,9 +259,9 @@ class ModelCard:
                 raise CardError(f'{path}: files.{key}.sha256: found {digest!r}, '
                                 'expected 64 hexadecimal digits')
             precisions[key] = FileSpec((path.parent / entry.text('file')).absolute(), digest)
-        if 'fp32' not in precisions:
-            raise CardError(f'{path}: files.fp32 is missing: every card needs the FP32 file, '
-                            'it is the reference of all others')
+        if reference not in precisions:
+            raise CardError(f'{path}: files.{reference} is missing: every card needs the FP32 '
+                            'file, it is the reference of all others')
         card = cls(
             name=top.text('name'),
             path=path.absolute(),
@@ -208,7 +283,8 @@ class ModelCard:
         """Return the path of one precision's file after comparing its SHA-256.
 
         Raises:
-            CardError: no such precision, missing file, or another hash.
+            CardError: no such precision, missing file, another hash, or a card inside the file
+                that contradicts this one.
         """
         spec = self.precisions.get(precision)
         if spec is None:
@@ -224,6 +300,8 @@ class ModelCard:
                 f'{spec.path}: SHA-256 is {digest[:12]}..., the card {self.path} says '
                 f'{spec.sha256[:12]}...; the file or the card was changed: restore the file, or '
                 'write a new card with: depth-node models add')
+        if spec.path.suffix == '.onnx':
+            self._agree_with_embedded(spec.path)
         return spec.path
 
     def to_dict(self) -> dict[str, Any]:
@@ -264,8 +342,19 @@ class ModelCard:
         return card
 
     def save(self, path: Path | None = None) -> Path:
-        """Write the card as YAML, atomically; returns where it was written."""
+        """Write the card as YAML, atomically; returns where it was written.
+
+        A card from inside an ONNX file goes beside it.
+
+        Raises:
+            CardError: it has no FP32 file: nothing could read such a card.
+        """
         target = Path(path) if path is not None else self.path
+        if target.suffix == '.onnx':
+            target = target.with_suffix('.yaml')
+        if 'fp32' not in self.precisions:
+            raise CardError(f'{target}: a card needs the FP32 file; this one has: '
+                            f'{", ".join(self.precisions)}')
         text = yaml.safe_dump(self.to_dict(), sort_keys=False, width=99, allow_unicode=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f'.{target.name}.')
         try:
@@ -286,6 +375,30 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         for block in iter(lambda: stream.read(1 << 20), b''):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_onnx_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the metadata_props of an ONNX file; robots have no onnx package.
+
+    Walks over the fields of the ModelProto message (protobuf wire format; metadata_props is
+    field 14, its entries have key 1 and value 2) without reading the graph.
+
+    Raises:
+        CardError: the file cannot be read, or is not a protobuf message.
+    """
+    found: dict[str, str] = {}
+    try:
+        size = os.path.getsize(path)
+        with open(path, 'rb') as stream:
+            for number, content in _fields(stream, size, wanted=14):
+                if number == 14:
+                    entry = dict(_fields(io.BytesIO(content), len(content), wanted=None))
+                    found[entry.get(1, b'').decode()] = entry.get(2, b'').decode()
+    except OSError as error:
+        raise CardError(f'{path}: cannot be read: {error.strerror or error}') from error
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise CardError(f'{path}: not an ONNX file, or truncated: {error}') from error
+    return found
 
 
 def statistics_of(raw: NDArray[Any]) -> tuple[float, float, dict[int, float]]:
@@ -360,7 +473,7 @@ def list_cards() -> list[Path]:
 
 
 def find_card(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the card file for a name, a YAML path or an ONNX path.
+    """Return the card file for a name, a YAML path or an ONNX path (which may be the card).
 
     Raises:
         CardError: nothing found; says where it looked and which cards there are.
@@ -373,7 +486,9 @@ def find_card(name_or_path: str | os.PathLike[str]) -> Path:
         card = path.with_suffix('.yaml')
         if card.is_file():
             return card
-        raise CardError(f'{path}: no card {card.name} beside it; write one with: '
+        if path.is_file() and METADATA_KEY in _metadata_or_none(path):
+            return path
+        raise CardError(f'{path}: no card {card.name} beside it and none inside; write one with: '
                         f'depth-node models add {path}')
     if path.suffix in ('.yaml', '.yml') or os.sep in text:
         if path.is_file():
@@ -385,6 +500,57 @@ def find_card(name_or_path: str | os.PathLike[str]) -> Path:
     known = ', '.join(card.stem for card in list_cards()) or 'none'
     raise CardError(f'no model card named {text!r}; found: {known}; looked in: '
                     + ', '.join(str(folder) for folder in card_folders()))
+
+
+def _metadata_or_none(path: Path) -> dict[str, str]:
+    try:
+        return read_onnx_metadata(path)
+    except CardError:  # whoever opens the graph says more about what is wrong with it
+        return {}
+
+
+def _fields(stream: BinaryIO, size: int, wanted: int | None) -> Iterator[tuple[int, bytes]]:
+    """Walk over a protobuf message; contents of the wanted field (None: of all) are read."""
+    while stream.tell() < size:
+        tag = _varint(stream)
+        number, kind = tag >> 3, tag & 7
+        if kind == 0:
+            _varint(stream)
+            continue
+        if kind not in (1, 2, 5) or number == 0:
+            raise ValueError(f'field {number} of wire type {kind} at byte {stream.tell()}')
+        length = {1: 8, 5: 4}[kind] if kind != 2 else _varint(stream)
+        if length > size - stream.tell():
+            raise ValueError(f'field {number} ends beyond the file')
+        if wanted in (None, number):
+            if length > _MAX_METADATA_BYTES:
+                raise ValueError(f'field {number} has {length} bytes')
+            yield number, stream.read(length)
+        else:
+            stream.seek(length, os.SEEK_CUR)
+
+
+def _varint(stream: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = stream.read(1)
+        if not byte:
+            raise ValueError('the file ends within a number')
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError(f'a number of more than 10 bytes at byte {stream.tell()}')
+
+
+def _leaves(value: Any, prefix: str) -> dict[str, Any]:
+    """Return the leaves of nested mappings as dotted key -> value; tolerances are left out."""
+    if not isinstance(value, dict):
+        return {} if value is None else {prefix: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if key != 'tolerance':
+            found.update(_leaves(item, f'{prefix}.{key}'))
+    return found
 
 
 class _Section:

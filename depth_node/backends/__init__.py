@@ -32,20 +32,26 @@ __all__ = [
     'availability',
     'check_batch',
     'open_backend',
+    'runnable',
     'self_check',
     'signature',
 ]
 
-AUTO_ORDER: Final = ('onnxruntime-cuda', 'openvino', 'onnxruntime')
+AUTO_ORDER: Final = (
+    'tensorrt', 'onnxruntime-tensorrt', 'onnxruntime-cuda', 'openvino', 'onnxruntime')
 """The backends, in the order that `auto` tries them: fastest first."""
 
 _MODULES: Final = {
+    'tensorrt': 'depth_node.backends.tensorrt',
+    'onnxruntime-tensorrt': 'depth_node.backends.onnxruntime',
     'onnxruntime-cuda': 'depth_node.backends.onnxruntime',
     'openvino': 'depth_node.backends.openvino',
     'onnxruntime': 'depth_node.backends.onnxruntime',
 }
 
-PRECISIONS: Final = ('auto', 'fp32', 'bf16', 'int8')
+_ON_CPU: Final = ('openvino', 'onnxruntime')
+
+PRECISIONS: Final = ('auto', 'fp32', 'fp16', 'mixed', 'bf16', 'int8')
 
 # Used where a card names no tolerance for a precision: a share of the reference mean. Sound
 # engines stay ten times below; the INT8 graph that OpenVINO got wrong was 12 % off.
@@ -88,7 +94,7 @@ class Backend(Protocol):
 
     Attributes:
         name: the backend's name, one of `AUTO_ORDER`.
-        precision: what it computes in: fp32, bf16 or int8.
+        precision: what it computes in, one of `PRECISIONS` but auto.
         device: what it runs on, for people.
         version: the runtime's version.
         card: the model.
@@ -144,7 +150,7 @@ def signature(model: Path) -> tuple[Tensors, Tensors]:
     """
     reasons = []
     # without the GPU, which reading does not need; ONNX Runtime first, as it keeps ONNX's names
-    for name in reversed(AUTO_ORDER[1:]):
+    for name in [name for name in reversed(AUTO_ORDER) if name in _ON_CPU]:
         available = availability(name)
         if available.version is None:
             reasons.append(f'{name}: {available.reason}')
@@ -164,17 +170,22 @@ def open_backend(
     cache_dir: Path | None = None,
     threads: int | None = None,
     log: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Backend:
     """Open a card's network and check that it computes what the card says.
 
     Args:
         card: the model.
         backend: one of `AUTO_ORDER`, or auto: the first of them that passes.
-        precision: one of `PRECISIONS`. auto is int8 on a CPU if the card has that file (and
-            fp32 should int8 fail there), otherwise fp32. bf16 needs openvino.
-        cache_dir: where the runtime may keep compiled models; None: nowhere.
+        precision: one of `PRECISIONS`. auto is int8 on a CPU if the card has that file, fp16 on
+            a GPU, and the next slower one should the self-check fail there: fp32, with mixed
+            (FP16 with the risky layers in FP32) before it where TensorRT can be told so. bf16
+            needs openvino, mixed TensorRT 8.
+        cache_dir: where the runtime may keep compiled models; None: nowhere, but TensorRT, whose
+            engines take minutes to build, in the user's cache folder.
         threads: CPU threads; None: the physical cores it may use, at most 4.
         log: receives one line per refusal.
+        tell: receives lines on work that takes minutes; None: `log` does.
 
     Returns:
         A backend; its `refusals` tell what was passed over.
@@ -208,9 +219,10 @@ def open_backend(
             refuse(name, available.reason)
             continue
         for candidate in _precisions(card, name, precision):
-            model = card.verify_file('fp32' if candidate == 'bf16' else candidate)
             try:
-                opened = _open(name, card, model, candidate, cache_dir, threads)
+                model = _model_file(card, name, candidate, passing=backend == 'auto')
+                opened = _open(name, card, model, candidate, cache_dir, threads,
+                               tell or log or (lambda line: None))
             except BackendError as error:
                 refuse(name, f'{candidate}: {error}')
                 continue
@@ -271,7 +283,10 @@ def self_check(backend: Backend) -> CheckResult:
     deviations = {name: abs(found[name] - expected[name]) / unit for name in expected}
     worst_name = max(deviations, key=deviations.__getitem__)
     worst = deviations[worst_name]
-    tolerance = check.tolerance.get(backend.precision, _DEFAULT_TOLERANCE[backend.precision])
+    judged = 'fp16' if backend.precision == 'mixed' else backend.precision
+    tolerance = check.tolerance.get(judged, _DEFAULT_TOLERANCE[judged])
+    if judged == 'int8' and backend.name == 'tensorrt':  # a file of its own
+        tolerance = check.tolerance.get('int8_trt', tolerance)
     detail = (f'{worst_name} is {found[worst_name]:.5g}, the card says '
               f'{expected[worst_name]:.5g}: {100 * worst:.2g} % off, {100 * tolerance:.2g} % is '
               f'allowed for {backend.precision}')
@@ -290,21 +305,50 @@ def output_names(card: ModelCard) -> tuple[str, ...]:
     return tuple(name for name in names if name is not None)
 
 
+def runnable(card: ModelCard, name: str) -> tuple[str, ...]:
+    """Return the precisions that a backend can be asked for, by the files that the card has."""
+    fitting = {
+        'tensorrt': {'fp32': 'fp32', 'fp16': 'fp16', 'int8': 'int8_trt'},
+        'onnxruntime-tensorrt': {'fp32': 'fp32'},
+        'onnxruntime-cuda': {'fp32': 'fp32', 'fp16': 'fp16'},
+    }.get(name, {'fp32': 'fp32', 'int8': 'int8'})
+    return tuple(precision for precision, key in fitting.items() if key in card.precisions)
+
+
 def _precisions(card: ModelCard, name: str, precision: str) -> tuple[str, ...]:
     if precision != 'auto':
         return (precision,)
-    if 'int8' in card.precisions and not name.endswith('-cuda'):
-        return ('int8', 'fp32')  # a CPU without the right instructions may get int8 wrong
-    return ('fp32',)
+    if name == 'tensorrt':
+        return cast('tuple[str, ...]', _module(name).precisions())
+    if name == 'onnxruntime-tensorrt':
+        return ('fp16', 'fp32')
+    # an engine may get any of these wrong, such as int8 on a CPU without the right instructions
+    fast = 'int8' if name in _ON_CPU else 'fp16'
+    return (fast, 'fp32') if fast in card.precisions else ('fp32',)
+
+
+def _model_file(card: ModelCard, name: str, precision: str, *, passing: bool) -> Path:
+    """Return the verified file that a backend needs for a precision.
+
+    With `passing` a card without one is a reason to pass over the backend, not over the card.
+    """
+    if name == 'tensorrt':
+        return cast(Path, _module(name).model_file(card, precision))
+    key = precision
+    if precision in ('bf16', 'mixed') or (name, precision) == ('onnxruntime-tensorrt', 'fp16'):
+        key = 'fp32'  # the runtime converts it, or says that it does not
+    if passing and key not in card.precisions:
+        raise BackendError(f'model {card.name!r} has no {key} file')
+    return card.verify_file(key)
 
 
 def _open(
     name: str, card: ModelCard, model: Path, precision: str, cache_dir: Path | None,
-    threads: int | None,
+    threads: int | None, tell: Callable[[str], None],
 ) -> Backend:
     try:
         return cast(Backend, _module(name).open_model(
-            name, card, model, precision, cache_dir=cache_dir, threads=threads))
+            name, card, model, precision, cache_dir=cache_dir, threads=threads, tell=tell))
     except BackendError:
         raise
     except Exception as error:  # the runtimes raise their own kinds for what they cannot read

@@ -1,11 +1,12 @@
-"""ONNX Runtime on the CPU, and on an NVIDIA GPU where its CUDA provider is installed."""
+"""ONNX Runtime on the CPU, and on an NVIDIA GPU by its TensorRT or its CUDA provider."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from depth_node.backends import BackendError, Tensors, output_names
+from depth_node.backends import BackendError, Tensors, cuda, output_names
 from depth_node.backends._base import (
     OnnxBackend,
     default_threads,
@@ -18,21 +19,43 @@ from depth_node.model_card import ModelCard
 import numpy as np
 from numpy.typing import NDArray
 
-_CUDA = 'CUDAExecutionProvider'
+
+class _Route(NamedTuple):
+    """What stands behind a backend's name."""
+
+    provider: str
+    precisions: tuple[str, ...]
+    needs: str  # what is missing where the provider does not start
+
+
+_ROUTES: Final = {
+    'onnxruntime-tensorrt': _Route(
+        'TensorrtExecutionProvider', ('fp32', 'fp16'),
+        'libnvinfer of the TensorRT that this ONNX Runtime was built for, cuDNN or CUDA libraries '
+        'are missing'),
+    'onnxruntime-cuda': _Route(
+        'CUDAExecutionProvider', ('fp32', 'fp16'), 'driver, cuDNN or CUDA libraries are missing'),
+    'onnxruntime': _Route('CPUExecutionProvider', ('fp32', 'int8'), ''),
+}
 
 
 def probe(name: str) -> tuple[str | None, str]:
     """Return ONNX Runtime's version, or None and the reason why it cannot be used."""
-    extra = 'cuda' if name.endswith('-cuda') else 'cpu'
+    on_gpu = name != 'onnxruntime'
+    extra = 'cuda' if on_gpu else 'cpu'
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
         return None, f"not installed ({error.name}); pip install '.[{extra}]' in the clone"
     except ImportError as error:
         return None, f'cannot be imported: {error}'
-    if name.endswith('-cuda') and _CUDA not in onnxruntime.get_available_providers():
-        return None, (f'onnxruntime {onnxruntime.__version__} is built without CUDA; '
+    if on_gpu and _ROUTES[name].provider not in onnxruntime.get_available_providers():
+        missing = 'CUDA' if name.endswith('-cuda') else 'TensorRT'
+        return None, (f'onnxruntime {onnxruntime.__version__} is built without {missing}; '
                       "pip install '.[cuda]' in the clone on a machine with an NVIDIA GPU")
+    problem = cuda.why_not() if on_gpu else ''
+    if problem:
+        return None, problem
     return str(onnxruntime.__version__), ''
 
 
@@ -46,26 +69,30 @@ def signature(model: Path) -> tuple[Tensors, Tensors]:
 
 def open_model(
     name: str, card: ModelCard, model: Path, precision: str, *, cache_dir: Path | None,
-    threads: int | None,
+    threads: int | None, tell: Callable[[str], None],
 ) -> OnnxRuntimeBackend:
-    """Open a session; ONNX Runtime keeps no cache."""
-    del cache_dir
-    return OnnxRuntimeBackend(name, card, model, precision, threads or default_threads())
+    """Open a session; of its providers TensorRT alone keeps a cache."""
+    if name == 'onnxruntime-tensorrt':
+        tell(f'{name}: opening {card.name}; the first time an engine is built, which takes '
+             'minutes')
+    return OnnxRuntimeBackend(
+        name, card, model, precision, threads or default_threads(), cache_dir)
 
 
 class OnnxRuntimeBackend(OnnxBackend):
     """A session whose input and outputs are bound to buffers that stay."""
 
     def __init__(
-        self, name: str, card: ModelCard, model: Path, precision: str, threads: int
+        self, name: str, card: ModelCard, model: Path, precision: str, threads: int,
+        cache_dir: Path | None = None,
     ) -> None:
         import onnxruntime
 
-        on_gpu = name.endswith('-cuda')
-        known = ('fp32',) if on_gpu else ('fp32', 'int8')
-        if precision not in known:
-            raise BackendError(f'precision {precision} is not for {name}; {", ".join(known)} '
-                               f'{"are" if len(known) > 1 else "is"}')
+        route = _ROUTES[name]
+        on_gpu = name != 'onnxruntime'
+        if precision not in route.precisions:
+            raise BackendError(f'precision {precision} is not for {name}; '
+                               f'{", ".join(route.precisions)} are')
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings speak to the graph's author
         options.intra_op_num_threads = threads
@@ -73,12 +100,12 @@ class OnnxRuntimeBackend(OnnxBackend):
         # Spinning threads would busy both cores between the frames of a camera. Measured with
         # INT8 at 30 Hz on 2 cores: 117 % CPU and 5 ms per frame spinning, 28 % and 9 ms without.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        providers = [_CUDA] if on_gpu else ['CPUExecutionProvider']
         self._session: Any = onnxruntime.InferenceSession(
-            str(model), options, providers=providers)
-        if on_gpu and self._session.get_providers()[0] != _CUDA:
-            raise BackendError('the CUDA provider did not start (driver, cuDNN or CUDA libraries '
-                               'are missing), ONNX Runtime fell back to the CPU')
+            str(model), options, providers=_providers(name, precision, cache_dir))
+        chosen = self._session.get_providers()[0]
+        if on_gpu and chosen != route.provider:
+            raise BackendError(f'{route.provider} did not start ({route.needs}), ONNX Runtime '
+                               f'fell back to the {"CPU" if chosen.startswith("CPU") else chosen}')
         super().__init__(
             name, card, precision, threads=0 if on_gpu else threads,
             device='CUDA:0' if on_gpu else 'CPU', version=str(onnxruntime.__version__))
@@ -128,6 +155,18 @@ class OnnxRuntimeBackend(OnnxBackend):
     def _release(self) -> None:
         self._outputs = {}
         self._binding = self._batch = self._session = None
+
+
+def _providers(name: str, precision: str, cache_dir: Path | None) -> list[Any]:
+    """Return the providers to ask for, with their options."""
+    if name != 'onnxruntime-tensorrt':
+        return [_ROUTES[name].provider]
+    options = {'trt_fp16_enable': '1' if precision == 'fp16' else '0'}
+    if cache_dir is not None:
+        options.update(trt_engine_cache_enable='1', trt_timing_cache_enable='1',
+                       trt_engine_cache_path=str(cache_dir), trt_timing_cache_path=str(cache_dir))
+    # what TensorRT does not know runs on the GPU as well
+    return [(_ROUTES[name].provider, options), _ROUTES['onnxruntime-cuda'].provider]
 
 
 def _signature(session: Any) -> tuple[Tensors, Tensors]:

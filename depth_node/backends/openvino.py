@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,10 @@ def signature(model: Path) -> tuple[Tensors, Tensors]:
 
 def open_model(
     name: str, card: ModelCard, model: Path, precision: str, *, cache_dir: Path | None,
-    threads: int | None,
+    threads: int | None, tell: Callable[[str], None],
 ) -> OpenVinoBackend:
     """Compile a model for the CPU."""
+    del tell  # it takes a second
     return OpenVinoBackend(name, card, model, precision, cache_dir, threads or default_threads())
 
 

@@ -42,6 +42,11 @@ class Verb(NamedTuple):
     extra: str
     group: str
 
+    @property
+    def module(self) -> str:
+        """Name of its file in this folder, without the suffix."""
+        return self.name.replace('-', '_')
+
 
 VERBS: Final = tuple(Verb(*row) for row in (
     ('demo', 'demo', 'Use a model'),
@@ -55,6 +60,8 @@ VERBS: Final = tuple(Verb(*row) for row in (
     ('train', 'train', 'Make a model'),
     ('export', 'export', 'Make a model'),
     ('quantize', 'export', 'Make a model'),
+    ('build-engine', '', 'Run on an NVIDIA GPU'),
+    ('engines', '', 'Run on an NVIDIA GPU'),
 ))
 
 # How to get a module that is missing, where the verb's extra is not the answer.
@@ -68,6 +75,9 @@ _CURES: Final = {
     'lightning': "pip install '.[train]' in the clone",
     'onnx': "pip install '.[export]' in the clone",
     'skimage': 'pip install scikit-image',
+    'transformers': "pip install '.[hf]' in the clone",
+    'tensorrt': "NVIDIA's wheel: pip install tensorrt (on a Jetson: apt install nvidia-jetpack)",
+    'tensorrt_rtx': "pip install '.[rtx]' in the clone",
     'yaml': 'pip install PyYAML',
 }
 _ROS_MODULES: Final = ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs',
@@ -152,7 +162,7 @@ def package_version() -> str:
 def _call(verb: Verb, arguments: list[str], debug: bool) -> int:
     """Import a verb, parse its arguments, run it, and turn what the user can mend into a line."""
     try:
-        module = importlib.import_module(f'depth_node.cli.{verb.name}')
+        module = importlib.import_module(f'depth_node.cli.{verb.module}')
         parser = argparse.ArgumentParser(
             prog=f'depth-node {verb.name}', description=_sentence(module.HELP),
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -208,7 +218,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _exists(verb: Verb) -> bool:
-    return importlib.util.find_spec(f'depth_node.cli.{verb.name}') is not None
+    return importlib.util.find_spec(f'depth_node.cli.{verb.module}') is not None
 
 
 def _unknown(name: str) -> int:
@@ -230,10 +240,10 @@ def _overview() -> str:
             group = verb.group
             lines += ['', f'{group}:']
         try:
-            text = importlib.import_module(f'depth_node.cli.{verb.name}').HELP
+            text = importlib.import_module(f'depth_node.cli.{verb.module}').HELP
         except ImportError as error:
             text = _explain(verb, error)[0]
-        lines.append(f'  {verb.name:<12}{text}')
+        lines.append(f'  {verb.name:<14}{text}')
     return '\n'.join([*lines, '', _EXAMPLES]).rstrip()
 
 

@@ -22,10 +22,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--model', default='small', metavar='NAME|FILE',
                        help='card name, card file or ONNX file with a card (small)')
     group.add_argument('--backend', default='auto', metavar='NAME',
-                       help='auto, onnxruntime-cuda, openvino or onnxruntime (auto: the first '
-                            'that works)')
+                       help='auto, tensorrt, onnxruntime-tensorrt, onnxruntime-cuda, openvino or '
+                            'onnxruntime (auto: the first that works)')
     group.add_argument('--precision', default='auto', metavar='NAME',
-                       help='auto, fp32, bf16 or int8 (auto: int8 on a CPU if the model has it)')
+                       help='auto, fp32, fp16, mixed, bf16 or int8 (auto: fp16 on a GPU, int8 on '
+                            'a CPU if the model has it)')
     group.add_argument('--threads', type=positive_int, metavar='N',
                        help='CPU threads (the physical cores, at most 4)')
 
@@ -40,7 +41,8 @@ def open_model(args: argparse.Namespace) -> tuple[ModelCard, Backend]:
     from depth_node.model_card import ModelCard
 
     card = ModelCard.load(args.model)
-    backend = open_backend(card, args.backend, args.precision, threads=args.threads)
+    backend = open_backend(card, args.backend, args.precision, threads=args.threads,
+                           tell=lambda line: print(line, file=sys.stderr))
     for name, reason in backend.refusals:
         if availability(name).version is not None:
             print(f'backend {name} is not used: {reason}', file=sys.stderr)

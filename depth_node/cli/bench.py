@@ -34,8 +34,9 @@ examples:
   depth-node bench --json > bench.json
 """
 _STAGES: Final = ('rectify', 'preprocess', 'network', 'postprocess', 'filter', 'cloud')
-_BACKENDS: Final = ('onnxruntime-cuda', 'openvino', 'onnxruntime')
-_PRECISIONS: Final = ('fp32', 'bf16', 'int8')
+_BACKENDS: Final = (
+    'tensorrt', 'onnxruntime-tensorrt', 'onnxruntime-cuda', 'openvino', 'onnxruntime')
+_PRECISIONS: Final = ('fp32', 'fp16', 'mixed', 'bf16', 'int8')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
                 continue
             for precision in precisions:
                 try:
-                    opened.append(open_backend(card, name, precision, threads=args.threads))
+                    opened.append(open_backend(
+                        card, name, precision, threads=args.threads,
+                        tell=lambda line: print(line, file=sys.stderr)))
                 except (BackendError, CardError) as error:
                     refused.append(
                         {'backend': name, 'precision': precision, 'reason': str(error)})

@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help='card name, card file or ONNX file with a card (small)')
     group.add_argument('--backend', default='auto', metavar='NAME', help='backend (auto)')
     group.add_argument('--precision', default='auto', metavar='NAME',
-                       help='auto, fp32, bf16 or int8 (auto)')
+                       help='auto, fp32, fp16, bf16 or int8 (auto)')
     group.add_argument('--param', action='append', default=[], metavar='NAME:=VALUE',
                        help='a parameter of the node, for example cloud.stride:=2; repeatable')
 

@@ -65,6 +65,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _tell(line: str) -> None:
+    """Show what takes minutes, such as the build of an engine; stdout may be JSON."""
+    print(line, file=sys.stderr)
+
+
 def _guarded(part: Callable[[], Iterator[Check]]) -> list[Check]:
     """Run a part; a doctor that falls ill over a strange machine is of no use on it."""
     checks = []
@@ -122,7 +127,11 @@ def _backends() -> Iterator[Check]:
     for item in found:
         yield Check(section, item.backend, OK if item.version else NOTE,
                     item.version or item.reason)
-    if not any(item.version for item in found):
+    usable = [item.backend for item in found if item.version]
+    if usable:
+        yield Check(section, 'auto', OK, f'tries {", then ".join(usable)}: the first that passes '
+                                         "the model's self-check")
+    else:
         yield Check(section, 'any', FAIL, 'no backend can run a network',
                     "pip install '.[cpu]' in the clone")
 
@@ -138,7 +147,7 @@ def _models() -> Iterator[Check]:
             card = ModelCard.load(path)
             for precision in card.precisions:
                 card.verify_file(precision)
-            with open_backend(card) as backend:
+            with open_backend(card, tell=_tell) as backend:
                 detail = self_check(backend).detail
                 usable += 1
                 yield Check(section, card.name, OK,
@@ -153,6 +162,8 @@ def _models() -> Iterator[Check]:
 
 
 def _gpu() -> Iterator[Check]:
+    from depth_node.backends.cuda import Cuda, CudaError
+
     section = 'GPU'
     jetson = Path('/etc/nv_tegra_release')
     if jetson.is_file():
@@ -162,11 +173,47 @@ def _gpu() -> Iterator[Check]:
         yield Check(section, 'NVIDIA driver', OK, driver.read_text().splitlines()[0])
     elif shutil.which('nvidia-smi') is None and not jetson.is_file():
         yield Check(section, 'NVIDIA driver', NOTE, 'none: networks run on the CPU')
-    spec = importlib.util.find_spec('tensorrt')
-    if spec is not None:
-        # not imported: without a usable driver its library may crash the process
-        yield Check(section, 'TensorRT', NOTE, f'installed ({spec.origin})',
-                    'this version of depth-node does not use it yet')
+    problem = ''
+    try:
+        with Cuda.open() as gpu:
+            major, minor = gpu.compute_capability()
+            yield Check(
+                section, 'CUDA', OK, f'{gpu.device_name()}, SM {major}.{minor}, '
+                f'{gpu.total_memory() / (1 << 30):.1f} GiB'
+                + (' shared with the CPU' if gpu.integrated else '')
+                + f'; runtime {gpu.runtime_version} ({gpu.library}), the driver supports '
+                + gpu.driver_version, '' if gpu.graphs else 'CUDA 11.4 has graphs, which spare '
+                                                            'the CPU some work per frame')
+    except CudaError as error:
+        problem = str(error)
+        yield Check(section, 'CUDA', NOTE, problem)
+    yield from _tensorrt(section, bool(problem))
+
+
+def _tensorrt(section: str, no_gpu: bool) -> Iterator[Check]:
+    """Describe what is installed; the line of the backend says whether it can be used."""
+    from depth_node.backends.engine_cache import EngineCache, engines_folder
+    from depth_node.backends.tensorrt_build import MODULES, is_typed
+
+    for name in MODULES:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            continue
+        if no_gpu:
+            # not imported: without a usable driver its library may crash the process
+            yield Check(section, name, NOTE, f'installed ({spec.origin}), of no use without CUDA')
+            continue
+        trt = importlib.import_module(name)
+        yield Check(section, name, OK, f'{trt.__version__}: FP16 from ' + (
+            "the card's fp16 file" if is_typed(trt) else 'the FP32 file, by builder flags'))
+    engines = EngineCache(engines_folder()).entries()
+    if engines:
+        broken = sum(bool(entry.problem) for entry in engines)
+        size_mb = sum(entry.nbytes for entry in engines) / 1e6
+        yield Check(section, 'engines', NOTE if broken else OK,
+                    f'{len(engines)} of {size_mb:.0f} MB in {engines_folder()}'
+                    + (f', {broken} of them unusable' if broken else ''),
+                    'depth-node engines prune' if broken else '')
 
 
 def _ros() -> Iterator[Check]:

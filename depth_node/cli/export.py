@@ -1,4 +1,4 @@
-"""`depth-node export`: a checkpoint becomes an ONNX file and its card."""
+"""`depth-node export`: a checkpoint, or a model of transformers, becomes ONNX and a card."""
 
 from __future__ import annotations
 
@@ -6,25 +6,39 @@ import argparse
 import json
 from pathlib import Path
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-HELP = 'turn a training checkpoint into an ONNX file with its card'
+if TYPE_CHECKING:
+    from depth_node.export.onnx import Parity
+    from depth_node.model_card import ModelCard
+    from depth_node.training.networks.base import DepthNetwork
+
+HELP = 'turn a checkpoint or a Hugging Face model into an ONNX file with its card'
 
 _EPILOG = """\
 The picture goes in as the camera gives it (uint8 RGB, NHWC); normalisation is in the graph. The
 file is compared with torch before it is kept, and the card gets reference statistics that every
-backend must reproduce.
+backend must reproduce; it stands beside the file and inside it. What TensorRT would refuse is
+said, with the remedy.
 
 examples:
-  depth-node export runs/small/best.ckpt --out models/small.onnx --range 0.2,10
+  depth-node export runs/small/best.ckpt --out models/small.onnx --range 0.2,10 --fp16
+  depth-node export --hf models/Depth-Anything-V2-Metric-Indoor-Small-hf --licence Apache-2.0 \\
+      --out models/dav2_indoor.onnx --camera 640x480 --fp16
   depth-node quantize models/small.yaml --data data/frames
+
+--hf takes a folder as transformers saves it, or the id of a model on the hub; an id is looked for
+in the local cache, and fetched only with --download. What larger numbers mean, the metric range,
+mean, std and size are read from the model's own files, never guessed.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _EPILOG
-    parser.add_argument('checkpoint', type=Path, help='best.ckpt or last.ckpt of a run')
+    parser.add_argument(
+        'checkpoint', type=Path, nargs='?', help='best.ckpt or last.ckpt of a run'
+    )
     parser.add_argument(
         '--out',
         type=Path,
@@ -33,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the card is written beside it, as FILE.yaml',
     )
     parser.add_argument('--name', help="the card's name (the file's)")
-    parser.add_argument('--licence', default='Apache-2.0', help='of the weights (Apache-2.0)')
+    parser.add_argument(
+        '--licence', help='of the weights (Apache-2.0; must be given with --hf)'
+    )
     parser.add_argument(
         '--range',
         type=_range,
@@ -49,7 +65,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='horizontal field of view assumed where the camera is not known '
         "(the canonical camera's)",
     )
+    parser.add_argument(
+        '--fp16',
+        action='store_true',
+        help='also FILE.fp16.onnx, typed inside: TensorRT from 11 on needs it to compute in fp16',
+    )
     parser.add_argument('--note', help='a sentence for the provenance')
+    group = parser.add_argument_group('models of Hugging Face transformers')
+    group.add_argument('--hf', metavar='FOLDER|ID', help='a depth model, instead of a checkpoint')
+    group.add_argument(
+        '--download', action='store_true', help='fetch what the local cache lacks from the hub'
+    )
+    group.add_argument(
+        '--camera',
+        type=_size,
+        default=(480, 640),
+        metavar='WxH',
+        help="the camera's pictures, from which the input size follows (640x480)",
+    )
+    group.add_argument(
+        '--size',
+        type=_size,
+        metavar='WxH',
+        help="the network's input (what its processor makes of the camera's pictures)",
+    )
+    group.add_argument(
+        '--size-rule',
+        choices=('processor', 'lower-bound'),
+        default='processor',
+        help='lower-bound: as the original code of MiDaS and Depth Anything sizes small pictures '
+        '(processor)',
+    )
+    group.add_argument(
+        '--kind', help="what the output means, only where the model's files do not say"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,17 +107,66 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.suffix != '.onnx':
         raise UsageError(f'--out {args.out}: the name must end in .onnx')
-    from depth_node.export.card import make_card
-    from depth_node.export.onnx import export_onnx
+    if (args.checkpoint is None) == (args.hf is None):
+        raise UsageError('give either a checkpoint or --hf')
+    if args.hf is not None:
+        return _export_hf(args)
+    args.licence = args.licence or 'Apache-2.0'
     from depth_node.training.checkpoints import network_of, read_checkpoint
 
     checkpoint = read_checkpoint(args.checkpoint)
-    network = network_of(checkpoint)
-    parity = export_onnx(network, args.out)
+    write_files(args, network_of(checkpoint), _provenance(args, checkpoint))
+    return 0
+
+
+def _export_hf(args: argparse.Namespace) -> int:
+    from depth_node.cli import CommandError, UsageError
+    from depth_node.export.hf import load
+    from depth_node.export.onnx import ExportError
+
+    if args.licence is None:
+        raise UsageError("--licence: name the weights' licence, as the model's description says")
+    try:
+        network, provenance = load(
+            args.hf,
+            size_hw=args.size,
+            camera_hw=args.camera,
+            rule=args.size_rule,
+            kind=args.kind,
+            download=args.download,
+        )
+    except ExportError as error:
+        raise CommandError(str(error)) from error
+    provenance['export_command'] = portable(['depth-node', *sys.argv[1:]])
+    if args.note:
+        provenance['note'] = args.note
     print(
-        f'{args.out}: {args.out.stat().st_size / 1e6:.1f} MB; ONNX Runtime equals torch to '
-        f'{parity.max_abs:.1e}, {parity.max_rel:.1e} of the depth, on {parity.pictures} pictures'
+        f'{provenance["class"]}: input {network.size_hw[1]}x{network.size_hw[0]}, output '
+        f'{network.output_kind} at {network.output_hw[1]}x{network.output_hw[0]}'
     )
+    write_files(args, network, provenance)
+    return 0
+
+
+def write_files(
+    args: argparse.Namespace, network: DepthNetwork, provenance: dict[str, Any]
+) -> ModelCard:
+    """Write a network's files and card, and tell what was measured."""
+    from depth_node.export.card import make_card, with_file
+    from depth_node.export.lint import lint
+    from depth_node.export.onnx import export_onnx, parity_batches
+
+    def show(path: Path, parity: Parity) -> None:
+        print(
+            f'{path}: {path.stat().st_size / 1e6:.1f} MB; ONNX Runtime equals torch to '
+            f'{parity.max_abs:.1e}, {parity.max_rel:.1e} of the depth at most and '
+            f'{parity.mean_rel:.1e} on average, on {parity.pictures} pictures'
+        )
+        for finding in lint(path, batches=parity_batches(network.size_hw)):
+            print(f'{path}: {finding}', file=sys.stderr)
+
+    parity = export_onnx(network, args.out)
+    show(args.out, parity)
     card = make_card(
         args.out,
         network,
@@ -76,10 +174,18 @@ def run(args: argparse.Namespace) -> int:
         licence=args.licence,
         range_m=args.range_m,
         assumed_hfov_deg=args.assumed_hfov,
-        provenance=_provenance(args, checkpoint),
+        provenance=provenance,
     )
+    if args.fp16:
+        half = args.out.with_name(f'{args.out.stem}.fp16.onnx')
+        parity = export_onnx(network, half, precision='fp16')
+        show(half, parity)
+        card = with_file(card, 'fp16', half, {
+            'method': 'network in half precision, normalisation and output in fp32',
+            'parity_max_rel': float(f'{parity.max_rel:.3g}'),
+            'parity_mean_rel': float(f'{parity.mean_rel:.3g}')})  # fmt: skip
     print(f'{card.save()}: written')
-    return 0
+    return card
 
 
 def _provenance(args: argparse.Namespace, checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -129,6 +235,17 @@ def portable(words: list[str]) -> str:
         path = Path(word)
         short.append('/'.join(path.parts[-2:]) if path.is_absolute() else word)
     return ' '.join(short)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Parse WIDTHxHEIGHT; returns (height, width)."""
+    try:
+        width, height = (int(part) for part in text.lower().split('x'))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected WIDTHxHEIGHT in pixels') from None
+    if min(width, height) < 8:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected 8 pixels and more')
+    return height, width
 
 
 def _range(text: str) -> tuple[float, float]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from depth_node.backends import Tensors
     from depth_node.model_card import CheckSpec, ModelCard
 
-HELP = 'list, show and verify model cards; write one for a bare ONNX file'
+HELP = 'list, show, verify and lint models; write a card for a bare ONNX file'
 
 _EPILOG = """\
 A card is a YAML file beside an ONNX file: what the network wants and what its output means. Cards
@@ -23,6 +23,7 @@ examples:
   depth-node models                          list them
   depth-node models show small
   depth-node models verify                   hashes, and a run on every backend that is here
+  depth-node models lint net.onnx            what TensorRT would refuse, and what to do about it
   depth-node models add net.onnx --kind depth --range 0.2 10 --licence Apache-2.0
   depth-node models add dav2.onnx --kind rel_inv_depth --licence Apache-2.0 \\
       --mean 123.675 116.28 103.53 --std 58.395 57.12 57.375
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify = verbs.add_parser(
         'verify', help='compare hashes and run the self-check on every backend', **plain)
     verify.add_argument('models', nargs='*', metavar='model', help='default: all')
+    check = verbs.add_parser(
+        'lint', help='say what a runtime would refuse in the graphs, and the remedy', **plain)
+    check.add_argument('models', nargs='+', metavar='model',
+                       help='card name, card file or ONNX file, with or without a card')
+    check.add_argument('--target', choices=('tensorrt', 'cpu'),
+                       help="whose rules (the file's: cpu for int8 of a card, else tensorrt)")
     add = verbs.add_parser('add', help='write a card for an ONNX file',
                            epilog=_ADD_EPILOG, **plain)
     add.add_argument('onnx', type=Path, help='the FP32 ONNX file')
@@ -79,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument('--min', type=int, nargs=2, metavar=('H', 'W'), dest='min_hw')
     add.add_argument('--max', type=int, nargs=2, metavar=('H', 'W'), dest='max_hw')
     add.add_argument('--force', action='store_true', help='replace a card that is there')
-    for sub in (parser, listing, show, verify, add):
+    for sub in (parser, listing, show, verify, check, add):
         sub.add_argument('--json', action='store_true', default=argparse.SUPPRESS,
                          help='print JSON')
 
@@ -87,7 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the verb."""
     args.json = getattr(args, 'json', False)
-    actions = {None: _list, 'list': _list, 'show': _show, 'verify': _verify, 'add': _add}
+    actions = {None: _list, 'list': _list, 'show': _show, 'verify': _verify, 'lint': _lint,
+               'add': _add}
     return actions[args.action](args)
 
 
@@ -165,11 +173,14 @@ def verify_card(name_or_path: str | Path) -> dict[str, Any]:
     Returns:
         model, ok, and lines of what, ok, detail.
     """
+    from dataclasses import replace
+
     from depth_node.backends import (
         AUTO_ORDER,
         BackendError,
         availability,
         open_backend,
+        runnable,
         self_check,
     )
     from depth_node.model_card import CardError, ModelCard
@@ -184,20 +195,18 @@ def verify_card(name_or_path: str | Path) -> dict[str, Any]:
     except CardError as error:
         note('card', False, str(error))
         return {'model': str(name_or_path), 'ok': False, 'lines': lines}
-    sound = []
+    sound = {}
     for precision in card.precisions:
         try:
             path = card.verify_file(precision)
             note(f'{precision} file', True, f'{path.name}, SHA-256 as in the card')
-            sound.append(precision)
+            sound[precision] = card.precisions[precision]
         except CardError as error:
             note(f'{precision} file', False, str(error))
     for name in AUTO_ORDER:
         if availability(name).version is None:
             continue
-        for precision in sound:
-            if precision != 'fp32' and name.endswith('-cuda'):
-                continue
+        for precision in runnable(replace(card, precisions=sound), name):
             what = f'{name} {precision}'
             try:
                 with open_backend(card, name, precision) as backend:
@@ -207,10 +216,69 @@ def verify_card(name_or_path: str | Path) -> dict[str, Any]:
     return {'model': card.name, 'ok': all(line['ok'] for line in lines), 'lines': lines}
 
 
+def _lint(args: argparse.Namespace) -> int:
+    """Lint files; a card's are run too, so that the largest activation is known."""
+    from depth_node.export.lint import lint
+
+    results: list[dict[str, Any]] = []
+    for model in args.models:
+        for path, target, batches in _lint_files(model, args.target):
+            try:
+                found = lint(path, target=target, batches=batches)
+            except ValueError as error:
+                raise CommandError(str(error)) from error
+            results.append({'file': str(path), 'target': target, 'findings': [
+                {'severity': f.severity, 'rule': f.rule, 'node': f.node, 'text': f.text}
+                for f in found]})
+    failed = any(finding['severity'] == 'error'
+                 for result in results for finding in result['findings'])
+    if args.json:
+        print_json({'failed': failed, 'files': results})
+        return 1 if failed else 0
+    for result in results:
+        findings = result['findings']
+        print(f'{result["file"]}: {f"{len(findings)} findings" if findings else "nothing found"} '
+              f'for {result["target"]}')
+        for finding in findings:
+            print(f'  {finding["severity"]:7}  {finding["rule"]}: {finding["node"]}: '
+                  f'{finding["text"]}')
+    return 1 if failed else 0
+
+
+def _lint_files(
+    model: str, target: str | None
+) -> list[tuple[Path, str, list[dict[str, Any]]]]:
+    """Name the files of a card, or the one of a bare graph, with whose rules and with feeds."""
+    from depth_node.backends import check_batch
+    from depth_node.model_card import CardError, ModelCard
+
+    path = Path(model).expanduser()
+    try:
+        card = ModelCard.load(model)
+    except CardError:
+        if path.suffix == '.onnx' and path.is_file():
+            return [(path, target or 'tensorrt', [])]
+        raise
+    size_hw = card.input.size_hw or card.input.min_hw
+    batches = [] if size_hw is None else [
+        {card.input.name: check_batch(card.input, seed, size_hw).copy()} for seed in range(3)]
+    files = {key: spec.path for key, spec in card.precisions.items()
+             if path.suffix != '.onnx' or spec.path == path.absolute()}
+    return [(file, target or ('cpu' if key == 'int8' else 'tensorrt'), batches)
+            for key, file in files.items()]
+
+
 def _add(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from depth_node.backends import AUTO_ORDER, availability, open_backend, self_check, signature
+    from depth_node.backends import (
+        AUTO_ORDER,
+        availability,
+        open_backend,
+        runnable,
+        self_check,
+        signature,
+    )
     from depth_node.model_card import METRIC_KINDS, ModelCard, file_sha256
 
     onnx: Path = args.onnx
@@ -251,9 +319,7 @@ def _add(args: argparse.Namespace) -> int:
         card = replace(card, check=_reference(card, backend))
     verified: list[dict[str, Any]] = []
     for name in names:
-        for precision in card.precisions:
-            if precision != 'fp32' and name.endswith('-cuda'):
-                continue
+        for precision in runnable(card, name):
             with open_backend(card, name, precision) as backend:
                 verified.append({'backend': name, 'precision': precision,
                                  'detail': self_check(backend).detail})

@@ -1,12 +1,15 @@
-"""`depth-node quantize`: add an INT8 file to a model's card."""
+"""`depth-node quantize`: add files of fewer bits to a model's card."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from depth_node.cli._common import one_of_each
 
 if TYPE_CHECKING:
     from depth_node.model_card import ModelCard
@@ -15,15 +18,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-HELP = 'make an INT8 file for CPUs, and measure what it costs'
+HELP = 'make INT8 and fp16 files of a model, and measure what they cost'
 
 _EPILOG = """\
-Static quantisation by ONNX Runtime (uint8 activations, int8 weights per channel), calibrated with
-training frames. The error is measured on validation frames, for FP32 and for INT8.
+  int8      for CPUs (OpenVINO, ONNX Runtime): uint8 activations, int8 weights per channel
+  int8_trt  for TensorRT: symmetric int8, as it takes no other (and OpenVINO runs that wrongly)
+  fp16      for TensorRT from 11 on, typed inside; without calibration
 
-example:
+Static quantisation by ONNX Runtime, calibrated with training frames. The error is measured on
+validation frames, for FP32 and for each file; the card keeps the figures.
+
+examples:
   depth-node quantize models/small.yaml --data data/frames
+  depth-node quantize my.onnx --data data/frames --precisions int8,int8_trt,fp16
 """
+_PRECISIONS: Final = ('int8', 'int8_trt', 'fp16')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--kind', default='rendered', help='of the data set, see depth-node data check (rendered)'
     )
     parser.add_argument(
+        '--precisions',
+        type=one_of_each(_PRECISIONS),
+        default=('int8',),
+        metavar='LIST',
+        help='what to make: ' + ', '.join(_PRECISIONS) + ' (int8)',
+    )
+    parser.add_argument(
         '--out',
         type=Path,
         metavar='FILE.onnx',
-        help='the INT8 file (beside the FP32 one, as NAME.int8.onnx)',
+        help='the file, where one is made (beside the FP32 one, as NAME.PRECISION.onnx)',
     )
     parser.add_argument(
         '--frames',
@@ -59,35 +75,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantise, measure, update the card."""
+    """Make the files, measure, update the card."""
+    from depth_node.cli import UsageError
     from depth_node.cli.export import portable
-    from depth_node.export.card import with_int8
-    from depth_node.export.quantize import quantize_onnx
+    from depth_node.export.card import with_file
+    from depth_node.export.quantize import FORMS, halve_onnx, quantize_onnx
     from depth_node.model_card import ModelCard
     from depth_node.training.datasets import open_dataset
 
+    if args.out is not None and len(args.precisions) > 1:
+        raise UsageError('--out names one file: with several --precisions leave it out')
     card = ModelCard.load(args.model)
     source = card.verify_file('fp32')
-    target = args.out or source.with_name(f'{source.stem}.int8.onnx')
     data = open_dataset(args.kind, args.data, 'train')
     pictures = [frame.rgb for frame in _frames(data, args.frames, card)]
-    quantize_onnx(source, target, pictures)
-    provenance: dict[str, Any] = {
-        'command': portable(['depth-node', *sys.argv[1:]]),
-        'method': 'onnxruntime static QDQ, u8s8 per channel, MinMax; stem, first block and head '
-        'in float',
-        'calibration_frames': len(pictures),
-        'data': data.fingerprint(),
-    }
-    card = with_int8(card, target, provenance)
     validation = open_dataset(args.kind, args.data, 'val')
-    scores = _measure(card, _frames(validation, args.val_frames, card))
-    provenance['val_abs_rel'] = scores
-    card = replace(card, provenance={**card.provenance, 'int8': provenance})
-    print(
-        f'{target}: {target.stat().st_size / 1e6:.1f} MB; AbsRel on validation frames: '
-        + ', '.join(f'{name} {value:.4f}' for name, value in scores.items())
-    )
+    frames = _frames(validation, args.val_frames, card)
+    reference = _measure(card, ('fp32',), frames)
+    for precision in args.precisions:
+        target = args.out or source.with_name(f'{source.stem}.{precision}.onnx')
+        provenance: dict[str, Any] = {'command': portable(['depth-node', *sys.argv[1:]])}
+        if precision == 'fp16':
+            halve_onnx(source, target, pictures)
+            provenance['method'] = 'typed fp16 from the first convolution to the last'
+        else:
+            quantize_onnx(source, target, pictures, precision=precision)
+            provenance['method'] = FORMS[precision].method
+        provenance.update(calibration_frames=len(pictures), data=data.fingerprint())
+        card = with_file(card, precision, target, provenance)
+        scores = {**reference, **_measure(card, (precision,), frames)}
+        [base] = reference.values()
+        change = {
+            name: round(value - base, 4) for name, value in scores.items() if name not in reference
+        }
+        provenance.update(
+            val_abs_rel=scores, abs_rel_change=change, val_data=validation.fingerprint(),
+            val_frames=len(frames),
+        )  # fmt: skip
+        card = replace(card, provenance={**card.provenance, precision: provenance})
+        print(
+            f'{target}: {target.stat().st_size / 1e6:.1f} MB; AbsRel on {len(frames)} validation '
+            'frames: ' + ', '.join(
+                f'{name} {value:.4f}' + (f' ({change[name]:+.4f})' if name in change else '')
+                for name, value in scores.items())
+        )  # fmt: skip
     print(f'{card.save()}: written')
     return 0
 
@@ -108,36 +139,50 @@ def _frames(data: DepthDataset, count: int, card: ModelCard) -> list[Frame]:
     return [fit(data.read(int(index)), size_hw) for index in chosen]
 
 
-def _measure(card: ModelCard, frames: list[Frame]) -> dict[str, float]:
-    """Mean AbsRel per precision and backend on frames at network size.
+def _measure(
+    card: ModelCard, precisions: tuple[str, ...], frames: list[Frame]
+) -> dict[str, float]:
+    """Mean AbsRel per runtime and precision on frames at network size.
 
-    Metric, or after affine alignment where the output is relative.
+    Metric, or after affine alignment where the output is relative. What no CPU runtime is meant
+    to run is computed by ONNX Runtime as the graph is written: that is what TensorRT must find.
     """
     import cv2
-    from depth_node.backends import BackendError, open_backend
     from depth_node.evaluation.metrics import ErrorSums, align_affine
-    from depth_node.postprocess import as_map, to_depth
+    from depth_node.postprocess import to_depth
     import numpy as np
 
     scores = {}
-    for name, precision in (
-        ('onnxruntime', 'fp32'),
-        ('onnxruntime', 'int8'),
-        ('openvino', 'int8'),
-    ):
+    for precision in precisions:
+        for name, compute in _runners(card, precision):
+            errors = []
+            for frame in frames:
+                depth = to_depth(compute(frame.rgb), card.output, frame.camera)
+                at_truth = cv2.resize(depth, frame.depth.shape[::-1])
+                if not card.output.metric:
+                    at_truth = align_affine(at_truth, frame.depth).depth
+                errors.append(ErrorSums.of(at_truth, frame.depth).abs_rel)
+            scores[f'{name} {precision}'] = round(float(np.nanmean(errors)), 4)
+    return scores
+
+
+def _runners(
+    card: ModelCard, precision: str
+) -> Iterator[tuple[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]]:
+    """Give what computes a precision: (name, function from a picture to the network's map)."""
+    from depth_node.backends import BackendError, open_backend
+    from depth_node.postprocess import as_map
+
+    if precision in ('fp16', 'int8_trt'):
+        from depth_node.export.card import file_runner
+
+        yield 'as written', file_runner(card.precisions[precision].path, as_written=True)
+        return
+    for name in ('onnxruntime', 'openvino') if precision == 'int8' else ('onnxruntime',):
         try:
             backend = open_backend(card, name, precision)
         except BackendError as error:
             print(f'{name} {precision}: not measured: {error}', file=sys.stderr)
             continue
         with backend:
-            errors = []
-            for frame in frames:
-                raw = as_map(backend.run(frame.rgb[None])[card.output.name])
-                depth: NDArray[np.float32] = to_depth(raw, card.output, frame.camera)
-                at_truth = cv2.resize(depth, frame.depth.shape[::-1])
-                if not card.output.metric:
-                    at_truth = align_affine(at_truth, frame.depth).depth
-                errors.append(ErrorSums.of(at_truth, frame.depth).abs_rel)
-        scores[f'{name} {precision}'] = round(float(np.nanmean(errors)), 4)
-    return scores
+            yield name, lambda rgb, b=backend: as_map(b.run(rgb[None])[card.output.name])

@@ -1,13 +1,19 @@
-"""The card of an exported network: what the file is, where it came from, how to check it."""
+"""The card of an exported network: what the file is, where it came from, how to check it.
+
+It stands beside the files as YAML, and inside each of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depth_node.export.onnx import ExportError
 from depth_node.model_card import (
+    METADATA_KEY,
+    PRECISIONS,
     CheckSpec,
     FileSpec,
     ModelCard,
@@ -24,9 +30,9 @@ if TYPE_CHECKING:
 
 CHECK_SEED = 7
 # Shares of the reference mean. Runtimes of one precision differ by a tenth of these.
-TOLERANCE = {'fp32': 0.002, 'fp16': 0.01, 'bf16': 0.03, 'int8': 0.05}
-# An INT8 graph whose statistics are this far off is broken, not rounded.
-LARGEST_INT8_DEVIATION = 0.1
+TOLERANCE = {'fp32': 0.002, 'fp16': 0.01, 'bf16': 0.03, 'int8': 0.05, 'int8_trt': 0.05}
+# A graph whose statistics are this far off is broken, not rounded.
+LARGEST_DEVIATION = {'fp16': 0.02, 'int8': 0.1, 'int8_trt': 0.1}
 
 
 def make_card(
@@ -39,7 +45,7 @@ def make_card(
     assumed_hfov_deg: float | None,
     provenance: dict[str, Any],
 ) -> ModelCard:
-    """Describe a file of `export_onnx`; the card stands beside it, not yet saved.
+    """Describe a file of `export_onnx` inside it; the card beside it is not yet saved.
 
     Args:
         onnx_file: the FP32 file.
@@ -53,7 +59,7 @@ def make_card(
     """
     values = run_file(onnx_file, check_input(CHECK_SEED, network.size_hw)[0])
     mean, std, percentiles = statistics_of(values)
-    return ModelCard(
+    card = ModelCard(
         name=name,
         path=onnx_file.with_suffix('.yaml').absolute(),
         licence=licence,
@@ -70,44 +76,103 @@ def make_card(
         ),
         provenance=provenance,
     )
+    return replace(card, precisions={'fp32': embed(card, 'fp32', onnx_file)})
 
 
-def with_int8(card: ModelCard, int8_file: Path, provenance: dict[str, Any]) -> ModelCard:
-    """Add an INT8 file to a card, with a tolerance from what it really deviates.
+def with_file(
+    card: ModelCard, precision: str, onnx_file: Path, provenance: dict[str, Any]
+) -> ModelCard:
+    """Add a file of fewer bits to a card, with a tolerance from what it really deviates.
 
     The reference picture is no photograph, so INT8 may be further off there than on real ones;
     the tolerance is 1.5 times the deviation seen, at least that of `TOLERANCE`.
 
+    Args:
+        card: of the FP32 file.
+        precision: fp16, int8 or int8_trt.
+        onnx_file: the file; the card is put into it.
+        provenance: how it was made, plain values.
+
     Raises:
-        ExportError: the INT8 file is off by more than `LARGEST_INT8_DEVIATION` on the reference
-            picture, or the card has no reference statistics.
+        ExportError: the file is off by more than `LARGEST_DEVIATION` on the reference picture, or
+            the card has no reference statistics.
     """
     if card.check is None:
         raise ExportError(f'{card.path}: no reference statistics; export the model again')
-    values = run_file(int8_file, check_input(card.check.seed, card.check.size_hw)[0])
+    picture = check_input(card.check.seed, card.check.size_hw)[0]
+    values = run_file(onnx_file, picture, as_written=precision == 'int8_trt')
     mean, std, percentiles = statistics_of(values)
     found = {'mean': mean, 'std': std, **{f'p{k}': v for k, v in percentiles.items()}}
     expected = card.check.statistics()
     deviation = max(abs(found[k] - expected[k]) for k in expected) / abs(card.check.mean)
-    if deviation > LARGEST_INT8_DEVIATION:
+    largest = LARGEST_DEVIATION[precision]
+    if not deviation <= largest:
         raise ExportError(
-            f'{int8_file.name}: statistics on the reference picture are off by {deviation:.1%}, '
-            f'expected <= {LARGEST_INT8_DEVIATION:.0%}; calibrate with more or other pictures'
-        )
-    tolerance = {**card.check.tolerance, 'int8': max(TOLERANCE['int8'], round(1.5 * deviation, 3))}
-    files = {**card.precisions, 'int8': FileSpec(int8_file.absolute(), file_sha256(int8_file))}
-    return replace(
+            f'{onnx_file.name}: statistics on the reference picture are off by {deviation:.1%}, '
+            f'expected <= {largest:.0%}; '
+            + ('use fp32 or bf16 for this network' if precision == 'fp16'
+               else 'calibrate with more or other pictures')
+        )  # fmt: skip
+    tolerance = {
+        **card.check.tolerance,
+        precision: max(TOLERANCE[precision], round(1.5 * deviation, 3)),
+    }
+    card = replace(
         card,
-        precisions=files,
         check=replace(card.check, tolerance=tolerance),
-        provenance={**card.provenance, 'int8': provenance},
+        provenance={**card.provenance, precision: provenance},
     )
+    files = {**card.precisions, precision: embed(card, precision, onnx_file)}
+    order = [key for key in PRECISIONS if key in files]
+    return replace(card, precisions={key: files[key] for key in order})
 
 
-def run_file(onnx_file: Path, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run one (H, W, 3) picture through a file by ONNX Runtime; returns (H, W)."""
+def embed(card: ModelCard, precision: str, onnx_file: Path) -> FileSpec:
+    """Put a card into an ONNX file's metadata; returns the file with its new hash."""
+    import onnx
+
+    model = onnx.load(str(onnx_file), load_external_data=False)
+    kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.metadata_props.add(key=METADATA_KEY, value=card.embedded_text(precision))
+    temporary = onnx_file.with_name(f'.{onnx_file.name}.part')
+    try:
+        onnx.save(model, str(temporary))
+        temporary.replace(onnx_file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return FileSpec(onnx_file.absolute(), file_sha256(onnx_file))
+
+
+def file_runner(
+    onnx_file: Path, *, as_written: bool = False
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Open a file of this package by ONNX Runtime; the function takes (H, W, 3), returns (h, w).
+
+    Args:
+        onnx_file: the file.
+        as_written: without graph optimisation, which fuses the quantised form of TensorRT in its
+            own way.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(onnx_file), providers=['CPUExecutionProvider'])
-    (depth,) = session.run([OUTPUT_NAME], {INPUT_NAME: picture[None]})
-    return np.asarray(depth, np.float32)[0, 0]
+    options = onnxruntime.SessionOptions()
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        str(onnx_file), options, providers=['CPUExecutionProvider']
+    )
+
+    def run(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (depth,) = session.run([OUTPUT_NAME], {INPUT_NAME: picture[None]})
+        return np.asarray(depth, np.float32)[0, 0]
+
+    return run
+
+
+def run_file(
+    onnx_file: Path, picture: NDArray[np.uint8], *, as_written: bool = False
+) -> NDArray[np.float32]:
+    """Run one picture through a file; see `file_runner`."""
+    return file_runner(onnx_file, as_written=as_written)(picture)

@@ -85,7 +85,9 @@ def _hz(value: float) -> str:
 
 def _model(state: NodeState) -> Check:
     values = {'lifecycle': state.lifecycle, **state.model}
-    values.update({f'refused {name}': reason for name, reason in state.refusals})
+    for name, reason in state.refusals:  # a backend may refuse several precisions
+        key = f'refused {name}'
+        values[key] = f'{values[key]}; {reason}' if key in values else reason
     if state.failure:
         return Check('model', ERROR, state.failure, values)
     if state.lifecycle in ('unconfigured', 'finalized'):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import os
 from pathlib import Path
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 from depth_node import backends
-from depth_node.backends import BackendError, open_backend, self_check
+from depth_node.backends import BackendError, cuda, open_backend, self_check
 from depth_node.backends._base import _quota, default_threads
 from depth_node.model_card import CardError, check_input
 import numpy as np
 import pytest
 
 CPU = ['openvino', 'onnxruntime']
+GPU = ('tensorrt', 'onnxruntime-tensorrt', 'onnxruntime-cuda')
 SIZE_HW = (24, 40)
 
 
@@ -151,18 +154,20 @@ def test_gil_is_free_while_the_network_runs(tiny_card, name):
 # --- which backend, which precision
 
 
-def test_auto_takes_openvino_and_tells_why_not_cuda(tiny_card):
+def test_auto_takes_openvino_and_tells_why_no_gpu(tiny_card):
     pytest.importorskip('openvino')
     ort = pytest.importorskip('onnxruntime')
-    if 'CUDAExecutionProvider' in ort.get_available_providers():
-        pytest.skip('this machine has the CUDA provider')
+    if 'CUDAExecutionProvider' in ort.get_available_providers() or not cuda.why_not():
+        pytest.skip('this machine has the CUDA provider, or a GPU')
     lines = []
     with open_backend(tiny_card(), log=lines.append) as backend:
         assert backend.name == 'openvino'
-        assert [refusal.backend for refusal in backend.refusals] == ['onnxruntime-cuda']
-    assert len(lines) == 1
-    assert 'onnxruntime-cuda' in lines[0]
-    assert 'without CUDA' in lines[0]
+        assert tuple(refusal.backend for refusal in backend.refusals) == GPU
+    assert len(lines) == 3
+    for line, name, reason in zip(
+            lines, GPU, (cuda.why_not(), 'without TensorRT', 'without CUDA'), strict=True):
+        assert name in line
+        assert reason in line
 
 
 def test_auto_precision_is_int8_where_the_card_has_it(tiny_card, name):
@@ -218,8 +223,9 @@ def test_bf16_is_for_openvino_on_cpus_that_have_it(tiny_card):
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    ({'backend': 'tensorflow'}, 'known are auto, onnxruntime-cuda, openvino, onnxruntime'),
-    ({'precision': 'fp8'}, 'known are auto, fp32, bf16, int8'),
+    ({'backend': 'tensorflow'}, 'known are auto, tensorrt, onnxruntime-tensorrt, '
+                                'onnxruntime-cuda, openvino, onnxruntime'),
+    ({'precision': 'fp8'}, 'known are auto, fp32, fp16, mixed, bf16, int8'),
     ({'threads': 0}, '1 or more'),
 ])
 def test_unknown_options_are_refused(tiny_card, options, message):
@@ -258,7 +264,7 @@ def test_a_runtime_that_is_not_installed_is_passed_over(tiny_card):
 def test_no_runtime_at_all_names_them_all_and_the_cure(tiny_card):
     out = run_blocked(tiny_card(), 'openvino,onnxruntime')
     assert 'ERROR no backend runs model' in out
-    assert out.count('LOG') == 3
+    assert out.count('LOG') == len(backends.AUTO_ORDER)
     assert "pip install '.[cpu]' in the clone" in out
 
 
@@ -354,6 +360,20 @@ def test_self_check_without_statistics_says_what_it_did(tiny_card, name):
     assert 'no reference statistics' in result.detail
 
 
+def test_int8_of_tensorrt_is_judged_by_its_own_tolerance(tiny_card):
+    """It runs another file than the CPU's INT8, with another deviation."""
+    pytest.importorskip('onnxruntime')
+    honest = tiny_card()
+    off = replace(honest.check, mean=honest.check.mean * 1.02,
+                  tolerance={'fp32': 0.002, 'int8': 0.01, 'int8_trt': 0.5})
+    with open_backend(honest, 'onnxruntime') as backend:
+        judged = SimpleNamespace(name='tensorrt', precision='int8', run=backend.run,
+                                 card=replace(honest, check=off))
+        assert self_check(judged).ok
+        judged.name = 'onnxruntime'
+        assert not self_check(judged).ok
+
+
 def test_self_check_catches_a_backend_that_drifts(tiny_card, name):
     """The check is about this moment: the same open backend, made to compute something else."""
     with open_backend(tiny_card(), name) as backend:
@@ -395,29 +415,99 @@ def test_model_cache_that_cannot_be_written(tiny_card, tmp_path):
         open_backend(tiny_card(), cache_dir=tmp_path / 'file' / 'cache')
 
 
-def test_cuda_that_does_not_start_is_passed_over(tiny_card, monkeypatch):
-    """As on a machine with onnxruntime-gpu and without a driver."""
-    pytest.importorskip('openvino')
-    ort = pytest.importorskip('onnxruntime')
-    providers = ort.get_available_providers()
-    if 'CUDAExecutionProvider' in providers:
-        pytest.skip('this machine has the CUDA provider')
-    monkeypatch.setattr(ort, 'get_available_providers', lambda: [
-        'CUDAExecutionProvider', *providers])
-    monkeypatch.setattr(ort, 'InferenceSession', lambda path, options=None, providers=None: (
-        FallenBack()))
-    with open_backend(tiny_card()) as backend:
-        assert backend.name == 'openvino'
-        (refusal,) = backend.refusals
-    assert refusal.backend == 'onnxruntime-cuda'
-    assert 'fell back to the CPU' in refusal.reason
+class Session:
+    """ONNX Runtime's session on the CPU, which says that it runs elsewhere."""
 
+    asked = ()
 
-class FallenBack:
-    """A session that ONNX Runtime opened on the CPU although CUDA was asked for."""
+    def __init__(self, path, options=None, providers=None):
+        import onnxruntime
+
+        Session.asked = providers
+        first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        self._first = first if self.starts else 'CPUExecutionProvider'
+        self._real = onnxruntime.capi.onnxruntime_inference_collection.InferenceSession(
+            path, options, providers=['CPUExecutionProvider'])
 
     def get_providers(self):
-        return ['CPUExecutionProvider']
+        return [self._first]
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+
+@pytest.fixture
+def gpu_providers(monkeypatch):
+    """As with onnxruntime-gpu and a driver; returns a function that says whether they start."""
+    ort = pytest.importorskip('onnxruntime')
+    providers = [name for name in ort.get_available_providers() if name.startswith('CPU')]
+    monkeypatch.setattr(ort, 'get_available_providers', lambda: [
+        'TensorrtExecutionProvider', 'CUDAExecutionProvider', *providers])
+
+    def make(*, driver=True, starts=True):
+        monkeypatch.setattr(cuda, 'why_not', lambda: '' if driver else 'no driver answers')
+        monkeypatch.setattr(Session, 'starts', starts, raising=False)
+        monkeypatch.setattr(ort, 'InferenceSession', Session)
+    return make
+
+
+def test_gpu_provider_without_a_driver_is_passed_over(tiny_card, gpu_providers):
+    gpu_providers(driver=False)
+    with open_backend(tiny_card()) as backend:
+        assert backend.name in CPU
+        reasons = dict(backend.refusals)
+    assert set(GPU) <= set(reasons)
+    assert all('no driver answers' in reasons[name] for name in GPU[1:])
+
+
+@pytest.mark.parametrize(('name', 'what'), [
+    ('onnxruntime-cuda', 'CUDAExecutionProvider did not start.*cuDNN'),
+    ('onnxruntime-tensorrt', 'TensorrtExecutionProvider did not start.*libnvinfer')])
+def test_gpu_provider_that_does_not_start_is_refused(tiny_card, gpu_providers, name, what):
+    gpu_providers(starts=False)
+    with pytest.raises(BackendError, match=f'{what}.*fell back to the CPU'):
+        open_backend(tiny_card(), name)
+
+
+def test_tensorrt_provider_builds_fp16_into_the_cache_and_has_cuda_beside_it(
+    tiny_card, gpu_providers, tmp_path
+):
+    gpu_providers()
+    lines = []
+    with open_backend(tiny_card(), 'onnxruntime-tensorrt', cache_dir=tmp_path / 'cache',
+                      log=lines.append) as backend:
+        assert (backend.precision, backend.device, backend.threads) == ('fp16', 'CUDA:0', 0)
+        batch = picture()
+        np.testing.assert_allclose(backend.run(batch)['depth'][0, 0], expected(batch), rtol=1e-5)
+    (name, options), second = Session.asked
+    assert (name, second) == ('TensorrtExecutionProvider', 'CUDAExecutionProvider')
+    assert options['trt_fp16_enable'] == '1'
+    assert options['trt_engine_cache_path'] == str(tmp_path / 'cache')
+    assert any('takes minutes' in line for line in lines)
+    with open_backend(tiny_card(), 'onnxruntime-tensorrt', 'fp32') as backend:
+        assert Session.asked[0][1] == {'trt_fp16_enable': '0'}
+
+
+@pytest.mark.parametrize(('gain', 'precision'), [(0.0201, 'fp16'), (0.03, 'fp32')])
+def test_cuda_provider_takes_the_fp16_file_if_it_passes(
+    tiny_card, gpu_providers, gain, precision
+):
+    gpu_providers()
+    card = tiny_card(int8_gain=gain)
+    card.precisions['fp16'] = card.precisions.pop('int8')  # by name only: the choice counts here
+    with open_backend(card, 'onnxruntime-cuda') as backend:
+        assert backend.precision == precision
+        assert Session.asked == ['CUDAExecutionProvider']
+
+
+def test_auto_with_fp16_passes_over_what_has_no_such_file(tiny_card):
+    pytest.importorskip('openvino')
+    if not cuda.why_not():
+        pytest.skip('this machine has a GPU')
+    with pytest.raises(BackendError, match="openvino: fp16: model 'tiny' has no fp16 file"):
+        open_backend(tiny_card(), precision='fp16')
+    with pytest.raises(BackendError, match='openvino: mixed: precision mixed is not for OpenVINO'):
+        open_backend(tiny_card(), precision='mixed')
 
 
 def test_a_telling_line_of_openvinos_error_is_shown(tiny_card):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+from depth_node.backends import cuda
 import pytest
 
 pytest.importorskip('onnxruntime')
@@ -26,6 +27,19 @@ def test_doctor_finds_what_is_here(cli, tiny_card):
     text = cli('doctor')
     assert text.returncode == 0
     assert 'this machine can turn pictures into depth' in text.stdout
+
+
+def test_doctor_says_why_each_gpu_route_is_closed_here(cli, tiny_card):
+    if not cuda.why_not():
+        pytest.skip('this machine has a GPU')
+    tiny_card()
+    checks = checks_of(cli('doctor', '--json'))
+    assert checks['backends', 'tensorrt']['found'].startswith(cuda.why_not())
+    for name in ('onnxruntime-tensorrt', 'onnxruntime-cuda'):
+        assert checks['backends', name]['status'] == 'note'
+        assert checks['backends', name]['found']
+    assert checks['GPU', 'CUDA']['found'] == cuda.why_not()
+    assert checks['backends', 'auto']['found'].startswith('tries ')
 
 
 def test_doctor_names_a_bad_model(cli, tiny_card):

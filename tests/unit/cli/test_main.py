@@ -21,19 +21,19 @@ def test_help_names_every_verb_that_exists_and_teaches(cli):
     folder = Path(main_module.__file__).parent
     for verb in main_module.VERBS:
         listed = f'\n  {verb.name} ' in result.stdout
-        assert listed == (folder / f'{verb.name}.py').exists()
+        assert listed == (folder / f'{verb.module}.py').exists()
     assert 'depth-node infer photo.jpg' in result.stdout
 
 
 def test_every_verb_file_is_in_the_table():
     folder = Path(main_module.__file__).parent
     files = {path.stem for path in folder.glob('*.py') if not path.stem.startswith('_')}
-    assert files <= {verb.name for verb in main_module.VERBS}
+    assert files <= {verb.module for verb in main_module.VERBS}
 
 
 @pytest.mark.parametrize('verb', [
     verb.name for verb in main_module.VERBS
-    if (Path(main_module.__file__).parent / f'{verb.name}.py').exists()])
+    if (Path(main_module.__file__).parent / f'{verb.module}.py').exists()])
 def test_every_verb_has_help_with_an_example(verb, capsys):
     assert main([verb, '--help']) == 0
     assert f'depth-node {verb}' in capsys.readouterr().out.partition('example')[2]

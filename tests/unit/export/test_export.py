@@ -14,7 +14,7 @@ ort = pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 
 from depth_node.export import onnx as export_module  # noqa: E402
-from depth_node.export.card import make_card, with_int8  # noqa: E402
+from depth_node.export.card import make_card, with_file  # noqa: E402
 from depth_node.export.onnx import (  # noqa: E402
     ExportError,
     ImageToDepth,
@@ -136,7 +136,7 @@ def card_of(exported, network) -> ModelCard:
 def test_card_can_be_read_back_and_its_check_passes(exported, quantised, network):
     from depth_node.backends import open_backend, self_check
 
-    card = with_int8(card_of(exported, network), quantised, {'frames': 10})
+    card = with_file(card_of(exported, network), 'int8', quantised, {'frames': 10})
     read = ModelCard.load(card.save())
     assert read.output.canonical_focal_px == 256.0
     # a 96 px wide picture of a 256 px camera: 2 atan(48 / 256)
@@ -167,4 +167,4 @@ def test_a_broken_int8_file_gets_no_card(exported, network, tmp_path):
         other.head.bias += 1.0
     export_onnx(other, tmp_path / 'other.onnx')
     with pytest.raises(ExportError, match='off by'):
-        with_int8(card_of(exported, network), tmp_path / 'other.onnx', {})
+        with_file(card_of(exported, network), 'int8', tmp_path / 'other.onnx', {})

@@ -102,3 +102,11 @@ def test_message() -> None:
     assert message.status[0].hardware_id == 'CPU'
     assert {item.key: item.value for item in message.status[0].values}[
         'refused tensorrt'] == 'not installed'
+
+
+def test_every_refused_precision_of_a_backend_is_named() -> None:
+    refusals = (('tensorrt', 'fp16: self-check failed'), ('tensorrt', 'mixed: self-check failed'),
+                ('openvino', 'not installed'))
+    values = found(refusals=refusals)['model'].values
+    assert values['refused tensorrt'] == 'fp16: self-check failed; mixed: self-check failed'
+    assert values['refused openvino'] == 'not installed'
