@@ -13,7 +13,7 @@ set -euo pipefail
 what=${1:-run}
 case $what in
   run) extras=(opencv cpu demo) ;;
-  test) extras=(opencv cpu demo dev train export) ;;
+  test) extras=(opencv cpu demo dev train export rtx) ;;
   *) echo "scripts/setup.sh: found '$what', expected 'run' or 'test'" >&2; exit 2 ;;
 esac
 

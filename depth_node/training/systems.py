@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from depth_node.model_card import share_folders
 from depth_node.training.config import TrainConfig, load_config
 from depth_node.training.networks import DepthNetwork, build_network, untrained
 import torch
-
-PRESETS = Path(__file__).resolve().parents[2] / 'config' / 'train'
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,22 @@ SYSTEMS = (
 )  # fmt: skip
 
 
+def presets_folder() -> Path:
+    """Find config/train, in the clone or beside the installed package.
+
+    Raises:
+        FileNotFoundError: the package was installed without its configuration.
+    """
+    folders = [folder / 'config' / 'train' for folder in share_folders()]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f'no presets: none of {", ".join(map(str, folders))} exists')
+
+
 def preset(name: str) -> TrainConfig:
     """Read a preset."""
-    return load_config(PRESETS / f'{name}.yaml')
+    return load_config(presets_folder() / f'{name}.yaml')
 
 
 def network_of_preset(config: TrainConfig) -> DepthNetwork:
