@@ -37,8 +37,8 @@ test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all
 	@. scripts/env.sh; python -m pytest --timeout 300 $(PYTEST_ARGS)
 
 .PHONY: sweep
-sweep: setup-test  ## Take every training preset from train to a card by the commands (half an hour).
-	@. scripts/env.sh; python -m pytest --timeout 900 -m sweep $(PYTEST_ARGS) tests/unit/training
+sweep: setup-test  ## Long checks: every preset from train to card, every network to TensorRT-RTX (half an hour).
+	@. scripts/env.sh; python -m pytest --timeout 900 -m sweep $(PYTEST_ARGS) tests/unit
 
 .PHONY: bindings
 bindings: setup-test  ## Fetch NVIDIA's bindings of four TensorRT versions (5 MB) for make test.
