@@ -23,6 +23,7 @@ import depth_node
 import pytest
 
 PACKAGE = Path(depth_node.__file__).parent
+CLONE = Path(__file__).resolve().parents[3]
 # version: the number in the names of its libraries
 VERSIONS = {'8.6.1': 8, '10.3.0': 10, '10.13.3.9': 10, '11.4.0.106': 11}
 LIBRARIES = ('nvinfer', 'nvinfer_plugin', 'nvonnxparser', 'nvparsers')
@@ -112,7 +113,7 @@ class Bindings:
 @pytest.fixture(scope='session', params=VERSIONS)
 def bindings(request, tmp_path_factory) -> Bindings:
     named = os.environ.get('DEPTH_NODE_TENSORRT_WHEELS')
-    folder = Path(named) if named else PACKAGE.parent / '.venv-bindings'
+    folder = Path(named) if named else CLONE / '.venv-bindings'
     tag = f'cp{sys.version_info.major}{sys.version_info.minor}'
     wheels = sorted(folder.glob(f'tensorrt*_bindings-{request.param}-{tag}-*.whl'))
     if not wheels:
