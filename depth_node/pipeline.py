@@ -11,7 +11,7 @@ from depth_node.camera import Camera, Rectifier
 from depth_node.filters import FilterSettings, flying_pixels, range_clip
 from depth_node.postprocess import as_map, to_depth
 from depth_node.preprocess import ResizePlan
-from depth_node.scale import Scale
+from depth_node.scale import Scale, ScaleEstimator
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,14 +62,15 @@ class DepthPipeline:
     thread-safe: one thread calls `run` and `update`.
     """
 
-    def __init__(self, backend: Backend, *, scale: Scale | None = None,
+    def __init__(self, backend: Backend, *,
+                 scale: Scale | ScaleEstimator | None = None,
                  filters: FilterSettings | None = None, rectify: str = 'auto',
                  resize_in: str = 'depth') -> None:
         """Prepare a backend's network for images.
 
         Args:
             backend: an open network.
-            scale: correction to metres; none when None.
+            scale: correction to metres, or what finds it for each image; none when None.
             filters: the defaults when None.
             rectify: one of `RECTIFY_MODES`.
             resize_in: what is interpolated on the way from the network's map to the image,
@@ -84,7 +85,7 @@ class DepthPipeline:
         self.resize_in = resize_in
         self.backend = backend
         self.card = backend.card
-        self.scale = scale or Scale()
+        self.scale: Scale | ScaleEstimator = scale or Scale()
         self.filters = filters or FilterSettings()
         self.rectify = 'auto'
         self.update(rectify=rectify)
@@ -92,8 +93,8 @@ class DepthPipeline:
         self._rectifier: Rectifier | None = None
         self._depth: NDArray[np.float32] = np.empty((0, 0), np.float32)
 
-    def update(self, *, scale: Scale | None = None, filters: FilterSettings | None = None,
-               rectify: str | None = None) -> None:
+    def update(self, *, scale: Scale | ScaleEstimator | None = None,
+               filters: FilterSettings | None = None, rectify: str | None = None) -> None:
         """Change settings between frames; None leaves a setting as it is."""
         if rectify is not None:
             if rectify not in RECTIFY_MODES:
@@ -106,9 +107,11 @@ class DepthPipeline:
             self.filters = filters
 
     def reset(self) -> None:
-        """Forget all that came from earlier frames: lookup maps and buffers."""
+        """Forget all that came from earlier frames: lookup maps, buffers and estimates."""
         self._plan = None
         self._rectifier = None
+        if not isinstance(self.scale, Scale):
+            self.scale.reset()
 
     def run(self, rgb: NDArray[np.uint8], camera: Camera | None = None,
             stamp: float = 0.0) -> DepthFrame:
@@ -159,7 +162,10 @@ class DepthPipeline:
                 notes = (f'no camera intrinsics: metric scale assumes a horizontal field of '
                          f'view of {hfov:g} degrees',)
         coarse = to_depth(raw, spec, plan.network_camera(lens))
-        self.scale.apply(coarse)
+        grid_camera = self._grid_camera(lens, plan, coarse.shape)
+        scale = self.scale if isinstance(self.scale, Scale) else self.scale.estimate(
+            coarse, grid_camera, stamp)
+        scale.apply(coarse)
         removed: dict[str, int] = {}
         blank, flying = self._count_blank(coarse), 0
         clock.append(time.perf_counter())
@@ -168,7 +174,7 @@ class DepthPipeline:
         if angle > 0:
             # On the network's own grid: finer ones only interpolate between its pixels.  The
             # bilinear way back then widens each hole until no pixel mixes two surfaces.
-            flying = flying_pixels(coarse, self._grid_camera(lens, plan, coarse.shape), angle)
+            flying = flying_pixels(coarse, grid_camera, angle)
         clock.append(time.perf_counter())
 
         if self.resize_in == 'inv_depth':
@@ -206,7 +212,7 @@ class DepthPipeline:
 
         ms = [1e3 * (after - before) for before, after in itertools.pairwise(clock)]
         return DepthFrame(
-            depth, rgb, camera, confidence, self.scale, stamp,
+            depth, rgb, camera, confidence, scale, stamp,
             {'rectify': ms[0], 'preprocess': ms[1], 'network': ms[2],
              'postprocess': ms[3] + ms[5], 'filter': ms[4] + ms[6]},
             removed, notes, valid_share)

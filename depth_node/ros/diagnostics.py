@@ -11,6 +11,7 @@ import math
 
 from builtin_interfaces.msg import Time
 from depth_node.ros.statistics import Snapshot
+from depth_node.scale import Scale
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 OK, WARN, ERROR = 0, 1, 2
@@ -203,12 +204,30 @@ def _output(state: NodeState) -> Check:
                  f'p99 {_ms(now.latency_ms[1])} ms', values)
 
 
+def scale_facts(scale: Scale) -> dict[str, str]:
+    """Return what /diagnostics lists about a scale."""
+    facts = {'source': scale.source, 'state': scale.state, 'space': scale.space,
+             'scale': f'{scale.scale:g}', 'shift': f'{scale.shift:g}'}
+    if not math.isnan(scale.uncertainty):
+        facts['uncertainty'] = f'{scale.uncertainty:.3f}'
+    if scale.support:
+        facts['support'] = str(scale.support)
+    if not math.isnan(scale.age_s):
+        facts['age_s'] = f'{scale.age_s:.2f}'
+    if scale.note:
+        facts['note'] = scale.note
+    return facts
+
+
 def _scale(state: NodeState) -> Check:
     assumed = [note for note in state.notes if 'assumes' in note]
-    text = f'source {state.scale.get("source", "model")}'
+    facts = dict(state.scale)
+    if facts.get('state', 'ok') != 'ok':
+        return Check('scale', WARN, f'source {facts["source"]}, {facts["state"]}: '
+                     f'{facts.get("note", "")}', facts)
     if assumed:
-        return Check('scale', WARN, assumed[0], dict(state.scale))
-    return Check('scale', OK, text, dict(state.scale))
+        return Check('scale', WARN, assumed[0], facts)
+    return Check('scale', OK, f'source {facts.get("source", "model")}', facts)
 
 
 def to_message(found: list[Check], node_name: str, hardware_id: str,

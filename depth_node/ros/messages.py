@@ -130,7 +130,10 @@ def status(header: Header, frame: DepthFrame, *, model: str, backend: str, preci
     msg.header = header
     msg.model, msg.backend, msg.precision, msg.device = model, backend, precision, device
     msg.scale_source = frame.scale.source
+    msg.scale_state, msg.scale_space = frame.scale.state, frame.scale.space
     msg.scale, msg.shift = float(frame.scale.scale), float(frame.scale.shift)
+    msg.scale_uncertainty = float(frame.scale.uncertainty)
+    msg.scale_support, msg.scale_age_s = frame.scale.support, float(frame.scale.age_s)
     msg.height, msg.width = frame.depth.shape
     msg.camera_source = camera_source
     msg.rectified = rectified

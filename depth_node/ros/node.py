@@ -21,11 +21,10 @@ from typing import Any
 
 from depth_node.backends import Backend, BackendError, open_backend
 from depth_node.camera import Camera, CameraError
-from depth_node.filters import FilterSettings
 from depth_node.images import ImageError
 from depth_node.model_card import CardError, ModelCard
 from depth_node.pipeline import DepthFrame, DepthPipeline
-from depth_node.ros import diagnostics, messages, qos
+from depth_node.ros import diagnostics, messages, qos, settings
 from depth_node.ros.camera_source import CameraSource, Resolved
 from depth_node.ros.interrupts import Interrupts
 from depth_node.ros.outputs import DEPTH, POINTS, STATUS, Outputs, needs_camera
@@ -33,7 +32,6 @@ from depth_node.ros.parameter_server import ParameterServer
 from depth_node.ros.parameters import NODE_NAME, Parameters
 from depth_node.ros.statistics import Statistics
 from depth_node.ros.worker import NewestWorker
-from depth_node.scale import Scale
 from diagnostic_msgs.msg import DiagnosticArray
 import rclpy
 from rclpy.clock import Clock, ClockType, JumpThreshold
@@ -235,7 +233,8 @@ class MonoDepthNode(LifecycleNode):
             threads=wanted.backend.threads or None, log=log.info)
         self._backend, self._card = backend, card
         self._pipeline = DepthPipeline(
-            backend, scale=_scale(wanted), filters=_filters(wanted), rectify=wanted.input.rectify)
+            backend, scale=settings.scale(wanted), filters=settings.filters(wanted),
+            rectify=wanted.input.rectify)
         self._create_topics(camera, card)
         self._worker = NewestWorker(self._process, 'depth')
         log.info(f'model {card.name} ({card.licence}) by {backend.name} {backend.precision} on '
@@ -310,8 +309,8 @@ class MonoDepthNode(LifecycleNode):
 
     def _check_parameters(self, wanted: Parameters) -> None:
         """Refuse what the core refuses, with its reason (ValueError)."""
-        _scale(wanted)
-        _filters(wanted)
+        settings.scale(wanted)
+        settings.filters(wanted)
         if self._card is not None:
             _check_range(wanted, self._card)
 
@@ -425,7 +424,7 @@ class MonoDepthNode(LifecycleNode):
         if resolved.problem and self._problem_is_new(resolved):
             self.get_logger().warning(f'{resolved.problem}: {resolved.message}')
 
-        pipeline.update(scale=_scale(parameters), filters=_filters(parameters),
+        pipeline.update(scale=settings.scale(parameters), filters=settings.filters(parameters),
                         rectify=parameters.input.rectify)
         frame = pipeline.run(rgb, resolved.camera, stamp)
         statistics = self._statistics
@@ -579,9 +578,8 @@ class MonoDepthNode(LifecycleNode):
         if camera is not None:
             state.camera_source = camera.source
             state.camera_problem, state.camera_message = camera.problem, camera.message
-        scale = _scale(parameters)
-        state.scale = {'source': scale.source, 'scale': f'{scale.scale:g}',
-                       'shift_m': f'{scale.shift:g}'}
+        state.scale = diagnostics.scale_facts(
+            settings.scale(parameters) if frame is None else frame.scale)
         if frame is not None:
             state.valid_share, state.removed = frame.valid_share, frame.removed
             state.notes = frame.notes
@@ -608,20 +606,8 @@ class FrameSkippedError(ValueError):
         self.reason = reason
 
 
-def _scale(parameters: Parameters) -> Scale:
-    if parameters.scale.source == 'model':
-        return Scale()
-    return Scale('fixed', parameters.scale.scale, parameters.scale.shift)
-
-
-def _filters(parameters: Parameters) -> FilterSettings:
-    wanted = parameters.filter
-    return FilterSettings(near_m=wanted.near_m or None, far_m=wanted.far_m or None,
-                          flying_pixel_angle_deg=wanted.flying_pixel_angle_deg)
-
-
 def _check_range(parameters: Parameters, card: ModelCard) -> None:
-    near, far = _filters(parameters).range_m(card.output.range_m)
+    near, far = settings.filters(parameters).range_m(card.output.range_m)
     if near >= far:
         raise ConfigureError(f'filter.near_m and filter.far_m leave {near:g} to {far:g} m with '
                              f'model {card.name} (its card says {card.output.range_m}); expected '

@@ -28,15 +28,18 @@ class Outputs:
     """Publishers of depth, points and status, created by configure and destroyed by cleanup."""
 
     def __init__(self, node: Node, *, confidence: bool,
-                 on_mismatch: Callable[[str, Any], None]) -> None:
+                 on_mismatch: Callable[[str, Any], None], camera: str = '') -> None:
         """Create the publishers.
 
         Args:
             node: their owner.
+            camera: name of the camera where a node serves several; its topics stand below
+                ~/<camera>/.
             confidence: whether the network has a confidence output.
             on_mismatch: told the topic and the event when a subscriber asks for incompatible QoS.
         """
         self._node = node
+        self._camera = camera
         self._publishers: dict[str, Any] = {}
         self.qos: dict[str, QoSProfile] = {}
         kinds: list[tuple[str, Any]] = [
@@ -54,12 +57,13 @@ class Outputs:
         self._packer: CloudPacker | None = None
 
     def _create(self, topic: str, kind: Any, on_mismatch: Callable[[str, Any], None]) -> None:
-        full = self._node.resolve_topic_name(topic)
+        name = topic.replace('~/', f'~/{self._camera}/') if self._camera else topic
+        full = self._node.resolve_topic_name(name)
         profile = output_qos()
         events = PublisherEventCallbacks(
-            incompatible_qos=lambda event, name=full: on_mismatch(name, event))
+            incompatible_qos=lambda event: on_mismatch(full, event))
         self._publishers[topic] = self._node.create_publisher(
-            kind, topic, profile, event_callbacks=events, qos_overriding_options=overrides())
+            kind, name, profile, event_callbacks=events, qos_overriding_options=overrides())
         self.qos[full] = profile
 
     def destroy(self) -> None:

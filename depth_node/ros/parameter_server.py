@@ -91,7 +91,7 @@ class ParameterServer:
             self.problems[str(error).split(' ', 1)[0]] = str(error)
             usable = {name: value for name, value in usable.items()
                       if name not in ('filter.near_m', 'filter.far_m', 'depth.color_near_m',
-                                      'depth.color_far_m')}
+                                      'depth.color_far_m', 'scale.low', 'scale.high')}
             self.current = self.current.changed(usable)
         for name, spec in known.items():
             value = self.current.value(name)

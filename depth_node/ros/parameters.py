@@ -26,7 +26,7 @@ CONFIGURE = 'configure'  # in the unconfigured state; used by the next configure
 START = 'start'  # only before the node starts; read-only afterwards
 _WHEN_TEXT = {LIVE: 'any time', CONFIGURE: 'while unconfigured', START: 'at start'}
 
-Value = bool | int | float | str | tuple[int, ...]
+Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 
 
 class ParameterError(ValueError):
@@ -48,9 +48,9 @@ class Spec:
 
     @property
     def kind(self) -> str:
-        """Return `bool`, `int`, `float`, `str` or `ints`."""
+        """Return `bool`, `int`, `float`, `str`, `ints`, `floats` or `strs`."""
         if isinstance(self.default, tuple):
-            return 'ints'
+            return type(self.default[0]).__name__ + 's'
         return type(self.default).__name__
 
     @property
@@ -87,8 +87,8 @@ class Spec:
                     raise ParameterError(
                         f'{self.name}: found {value!r}, expected {self.constraint}')
                 return value
-        if kind == 'ints' and not isinstance(value, (str, bytes, bool)):
-            return self._whole_numbers(value)
+        if kind in ('ints', 'floats', 'strs') and not isinstance(value, (str, bytes, bool)):
+            return self._list(value)
         raise ParameterError(f'{self.name}: found {_describe(value)}, expected '
                              f'{_KIND_TEXT[kind].format(len_or(self.default))}')
 
@@ -99,21 +99,31 @@ class Spec:
                                  f'expected {self.constraint or "a finite number"}')
         return value
 
-    def _whole_numbers(self, value: Any) -> tuple[int, ...]:
+    def _list(self, value: Any) -> Value:
+        """Return a list's items; numbers have the default's count, texts any count."""
         assert isinstance(self.default, tuple)
         try:
             items = list(value)
         except TypeError:
-            items = []
-        if len(items) != len(self.default) or not all(
-                isinstance(item, int) and not isinstance(item, bool) for item in items):
+            items = [value]
+        kind, count = self.kind, len(self.default)
+        wanted = {'ints': int, 'floats': (int, float), 'strs': str}[kind]
+        if (kind != 'strs' and len(items) != count) or not all(
+                isinstance(item, wanted) and not isinstance(item, bool)  # type: ignore[arg-type]
+                for item in items):
             raise ParameterError(f'{self.name}: found {_describe(value)}, expected '
-                                 f'{_KIND_TEXT["ints"].format(len(self.default))}')
-        return tuple(int(self._in_range(item)) for item in items)
+                                 f'{_KIND_TEXT[kind].format(count)}')
+        if kind == 'strs':
+            return tuple(str(item) for item in items) or ('',)
+        checked = [self._in_range(item) for item in items]
+        if kind == 'floats':
+            return tuple(float(item) for item in checked)
+        return tuple(int(item) for item in checked)
 
 
 _KIND_TEXT = {'bool': 'true or false', 'int': 'a whole number', 'float': 'a number',
-              'str': 'a text', 'ints': '{} whole numbers'}
+              'str': 'a text', 'ints': '{} whole numbers', 'floats': '{} numbers',
+              'strs': 'a list of texts'}
 
 
 def len_or(value: Any) -> int:
@@ -167,7 +177,7 @@ class BackendParameters:
     precision: str = _parameter(
         'auto', 'Numeric precision of the network; auto takes the fastest that the backend and '
         'the model card support.', when=CONFIGURE,
-        choices=('auto', 'fp32', 'bf16', 'fp16', 'int8'))
+        choices=('auto', 'fp32', 'bf16', 'fp16', 'mixed', 'int8'))
     threads: int = _parameter(
         0, 'CPU threads of the network; 0 lets the backend decide.', when=CONFIGURE,
         low=0, high=256)
@@ -261,14 +271,76 @@ class ScaleParameters:
     """From the network's depth to metres."""
 
     source: str = _parameter(
-        'model', "model takes the network's metres as they are; fixed applies scale and shift.",
-        when=LIVE, choices=('model', 'fixed'))
+        'model', "model takes the network's metres as they are; fixed applies scale and shift; "
+        'points fits to a lidar, laser scanner or range finder (scale.points_topic); ground fits '
+        'to the floor, whose distance the mount group gives.',
+        when=LIVE, choices=('model', 'fixed', 'points', 'ground'))
     scale: float = _parameter(
         1.0, 'With source fixed: depth = scale * depth + shift.', when=LIVE,
         low=0.001, high=1000.0)
     shift: float = _parameter(
         0.0, 'With source fixed: metres added after scale.', when=LIVE, unit='m',
         low=-100.0, high=100.0)
+    points_topic: str = _parameter(
+        'scan', 'With source points: topic of the measurements.', when=CONFIGURE)
+    points_type: str = _parameter(
+        'auto', 'Type of that topic; auto waits until the topic exists and asks.',
+        when=CONFIGURE, choices=('auto', 'PointCloud2', 'LaserScan', 'Range'))
+    extrinsic_from: str = _parameter(
+        'auto', "Where the sensor's place comes from: tf, the parameter scale.extrinsic, or auto: "
+        'TF where tf2_ros is installed and knows the frames, else the parameter.', when=LIVE,
+        choices=('auto', 'tf', 'parameter'))
+    extrinsic: tuple[float, ...] = _parameter(
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0), "The sensor's pose in the camera's optical frame: x, y, "
+        'z in metres, roll, pitch, yaw in radians (fixed axes, as static_transform_publisher '
+        'takes them). All zero: not given.', when=LIVE, low=-1000.0, high=1000.0)
+    fit: str = _parameter(
+        'auto', 'scale fits a factor; scale_shift a factor and a shift of the inverse depth; auto '
+        'takes scale_shift for networks whose depth is only relative.', when=LIVE,
+        choices=('auto', 'scale', 'scale_shift'))
+    min_points: int = _parameter(
+        20, 'Fewer agreeing measurements than this are no estimate (a Range message: its one '
+        'measurement counts).', when=LIVE, low=1, high=100000)
+    max_uncertainty: float = _parameter(
+        0.1, 'An estimate with a larger relative uncertainty is refused.', when=LIVE,
+        low=0.001, high=1.0)
+    low: float = _parameter(
+        0.2, 'Estimated factors below this are refused.', when=LIVE, low=0.001, high=1000.0)
+    high: float = _parameter(
+        5.0, 'Estimated factors above this are refused.', when=LIVE, low=0.001, high=1000.0)
+    smoothing_s: float = _parameter(
+        1.0, 'Time constant of the smoothing of estimates; 0 is none.', when=LIVE, unit='s',
+        low=0.0, high=60.0)
+    sync_tolerance_s: float = _parameter(
+        0.1, 'Measurements farther than this from the time of the image are not used for it.',
+        when=LIVE, unit='s', low=0.001, high=10.0)
+    max_age_s: float = _parameter(
+        3.0, 'An estimate older than this is stale; see scale.when_stale.', when=LIVE, unit='s',
+        low=0.1, high=3600.0)
+    when_stale: str = _parameter(
+        'hold', 'Without a fresh estimate: hold the last one (before the first one as model), '
+        "take the model's own metres, or blank the depth. The status says so in each case.",
+        when=LIVE, choices=('hold', 'model', 'blank'))
+
+
+@dataclass(frozen=True)
+class MountParameters:
+    """How the camera hangs above the floor; for scale.source ground, heights and ~/scan."""
+
+    frame: str = _parameter(
+        '', 'TF frame on the floor whose z axis points up (base_footprint, say); where TF knows '
+        'it, its pose replaces the three numbers below. Empty: not used.', when=LIVE)
+    height_m: float = _parameter(
+        0.0, 'Height of the camera above the floor; 0 is unknown.', when=LIVE, unit='m',
+        low=0.0, high=100.0)
+    pitch_deg: float = _parameter(
+        0.0, 'Positive looks down.', when=LIVE, unit='deg', low=-90.0, high=90.0)
+    roll_deg: float = _parameter(
+        0.0, 'Positive is turned clockwise, seen from behind the camera.', when=LIVE,
+        unit='deg', low=-180.0, high=180.0)
+    imu_topic: str = _parameter(
+        '', 'sensor_msgs/Imu whose gravity replaces pitch and roll; empty: not used.',
+        when=CONFIGURE)
 
 
 @dataclass(frozen=True)
@@ -294,6 +366,7 @@ class Parameters:
     cloud: CloudParameters = CloudParameters()
     filter: FilterParameters = FilterParameters()
     scale: ScaleParameters = ScaleParameters()
+    mount: MountParameters = MountParameters()
     diagnostics: DiagnosticsParameters = DiagnosticsParameters()
 
     def changed(self, changes: Mapping[str, Any]) -> Parameters:
@@ -329,6 +402,9 @@ class Parameters:
         if near > 0 and far > 0 and near >= far:
             raise ParameterError(f'filter.near_m {near:g} m is not below filter.far_m {far:g} m; '
                                  'set both in one call')
+        if self.scale.low >= self.scale.high:
+            raise ParameterError(f'scale.low {self.scale.low:g} is not below scale.high '
+                                 f'{self.scale.high:g}; set both in one call')
         near, far = self.depth.color_near_m, self.depth.color_far_m
         if near >= far:
             raise ParameterError(f'depth.color_near_m {near:g} m is not below depth.color_far_m '
@@ -372,7 +448,7 @@ def _yaml_value(value: Value) -> str:
     if isinstance(value, bool):
         return 'true' if value else 'false'
     if isinstance(value, tuple):
-        return '[' + ', '.join(str(item) for item in value) + ']'
+        return '[' + ', '.join(_yaml_value(item) for item in value) + ']'
     if isinstance(value, str):
         # quoted, because a bare off, on, yes or no is a boolean in YAML 1.1
         return f"'{value}'"
@@ -440,7 +516,8 @@ def docs_markdown() -> str:
                       '|---|---|---|---|---|---|']
             group = head
         kind = {'float': 'double', 'str': 'string', 'ints': 'integer array',
-                'int': 'integer'}.get(spec.kind, spec.kind)
+                'int': 'integer', 'floats': 'double array',
+                'strs': 'string array'}.get(spec.kind, spec.kind)
         lines.append(f'| `{spec.name}` | {kind} | `{_yaml_value(spec.default)}` | '
                      f'{spec.constraint or "-"} | {_WHEN_TEXT[spec.when]} | '
                      f'{spec.text.replace("|", "/")} |')

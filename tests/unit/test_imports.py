@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / 'depth_node'
 
 # Layers from the left to the right; a module may import its own layer and those named here.
 BASE = {'camera', 'images', 'model_card'}
-STEPS = {'preprocess', 'postprocess', 'scale', 'filters', 'geometry'}
+STEPS = {'preprocess', 'postprocess', 'scale', 'ground', 'filters', 'geometry'}
 CORE = BASE | STEPS | {'backends', 'pipeline'}
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
