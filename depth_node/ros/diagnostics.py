@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import math
 
 from builtin_interfaces.msg import Time
@@ -32,15 +32,10 @@ class Check:
 
 
 @dataclass
-class NodeState:
-    """Everything that the checks look at."""
+class CameraState:
+    """What the checks look at of one camera."""
 
-    lifecycle: str = 'unconfigured'
-    failure: str = ''  # why configure failed, '' if it did not
-    parameter_problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    model: dict[str, str] = field(default_factory=dict)  # name, backend, precision, ...
-    refusals: tuple[tuple[str, str], ...] = ()
+    name: str = ''  # '' for the one camera of a node whose parameter `cameras` names none
     snapshot: Snapshot = field(default_factory=Snapshot)
     skipped_before: Mapping[str, int] = field(default_factory=dict)  # at the last report
     received_before: int = 0
@@ -65,14 +60,31 @@ class NodeState:
     removed: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     wanted: tuple[str, ...] = ()
+
+
+@dataclass
+class NodeState:
+    """Everything that the checks look at."""
+
+    lifecycle: str = 'unconfigured'
+    failure: str = ''  # why configure failed, '' if it did not
+    parameter_problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    model: dict[str, str] = field(default_factory=dict)  # name, backend, precision, ...
+    refusals: tuple[tuple[str, str], ...] = ()
     use_sim_time: bool = False
+    cameras: tuple[CameraState, ...] = ()
 
 
 def checks(state: NodeState) -> list[Check]:
-    """Return the lines, most fundamental first."""
+    """Return the lines, most fundamental first; those of a named camera begin with its name."""
     found = [_model(state), _parameters(state)]
     if state.lifecycle in ('inactive', 'active'):
-        found += [_input(state), _camera(state), _qos(state), _output(state), _scale(state)]
+        for camera in state.cameras:
+            prefix = f'{camera.name}: ' if camera.name else ''
+            found += [replace(check, name=prefix + check.name) for check in (
+                _input(state, camera), _camera(camera), _qos(camera), _output(state, camera),
+                _scale(camera))]
     return found
 
 
@@ -110,7 +122,7 @@ def _parameters(state: NodeState) -> Check:
     return Check('parameters', OK, 'all usable', values)
 
 
-def _input(state: NodeState) -> Check:
+def _input(node: NodeState, state: CameraState) -> Check:
     now = state.snapshot
     values = {
         'topic': state.image_topic, 'publishers': str(state.image_publishers),
@@ -122,8 +134,8 @@ def _input(state: NodeState) -> Check:
     if state.last_skip:
         values['last_skip'] = state.last_skip
     values.update({f'advice {index}': text for index, text in enumerate(state.advice, 1)})
-    if state.lifecycle != 'active':
-        return Check('input', OK, f'the node is {state.lifecycle}', values)
+    if node.lifecycle != 'active':
+        return Check('input', OK, f'the node is {node.lifecycle}', values)
     if state.silent:
         seconds = f'{now.since_image_s:.0f} s'
         return Check('input', ERROR, f'no image on {state.image_topic} for {seconds}', values)
@@ -141,7 +153,7 @@ def _input(state: NodeState) -> Check:
     if lost > 0:
         return Check('input', WARN, f'{lost} images lost before they arrived', values)
     if not math.isnan(now.input_age_ms) and abs(now.input_age_ms) > _CLOCK_GAP_MS:
-        hint = ("is the camera's clock synchronised?" if state.use_sim_time
+        hint = ("is the camera's clock synchronised?" if node.use_sim_time
                 else "is the camera's clock synchronised, or is this a bag or a simulator "
                      '(use_sim_time:=true)?')
         return Check('input', WARN, "the images' stamps are "
@@ -154,7 +166,7 @@ def _input(state: NodeState) -> Check:
     return Check('input', OK, f'{_hz(now.input_hz)} Hz', values)
 
 
-def _camera(state: NodeState) -> Check:
+def _camera(state: CameraState) -> Check:
     values = {'topic': state.camera_info_topic, 'source': state.camera_source or 'none yet'}
     if state.camera_problem:
         values['problem'] = state.camera_problem
@@ -166,7 +178,7 @@ def _camera(state: NodeState) -> Check:
     return Check('camera_info', OK, f'intrinsics from {state.camera_source}', values)
 
 
-def _qos(state: NodeState) -> Check:
+def _qos(state: CameraState) -> Check:
     values = {f'mismatch {index}': text for index, text in enumerate(state.mismatches, 1)}
     values['large_messages'] = state.large_messages or 'no obstacle known'
     if state.mismatches:
@@ -182,7 +194,7 @@ def _qos(state: NodeState) -> Check:
     return Check('qos', OK, 'all endpoints match', values)
 
 
-def _output(state: NodeState) -> Check:
+def _output(node: NodeState, state: CameraState) -> Check:
     now = state.snapshot
     values = {
         'rate_hz': _hz(now.output_hz), 'latency_p50_ms': _ms(now.latency_ms[0]),
@@ -194,8 +206,8 @@ def _output(state: NodeState) -> Check:
         **{f'removed {name}': str(count) for name, count in state.removed.items()},
         'subscribed': ', '.join(state.wanted) or 'nothing'}
     values.update({f'note {index}': text for index, text in enumerate(state.notes, 1)})
-    if state.lifecycle != 'active':
-        return Check('output', OK, f'the node is {state.lifecycle}', values)
+    if node.lifecycle != 'active':
+        return Check('output', OK, f'the node is {node.lifecycle}', values)
     if not state.wanted:
         return Check('output', OK, 'idle: no output has a subscriber', values)
     if state.valid_share == 0:
@@ -219,7 +231,7 @@ def scale_facts(scale: Scale) -> dict[str, str]:
     return facts
 
 
-def _scale(state: NodeState) -> Check:
+def _scale(state: CameraState) -> Check:
     assumed = [note for note in state.notes if 'assumes' in note]
     facts = dict(state.scale)
     if facts.get('state', 'ok') != 'ok':

@@ -121,13 +121,14 @@ def point_cloud(header: Header, cloud: PackedCloud, *, with_rgb: bool) -> PointC
     return msg
 
 
-def status(header: Header, frame: DepthFrame, *, model: str, backend: str, precision: str,
-           device: str, camera_source: str, rectified: bool, input_age_ms: float,
+def status(header: Header, frame: DepthFrame, *, camera: str, model: str, backend: str,
+           precision: str, device: str, camera_source: str, rectified: bool, input_age_ms: float,
            latency_ms: float, stage_ms: dict[str, float], counters: Snapshot,
            notes: Sequence[str]) -> Any:
     """Return the DepthStatus of one frame; only where the message exists."""
     msg = DepthStatus()
     msg.header = header
+    msg.camera = camera
     msg.model, msg.backend, msg.precision, msg.device = model, backend, precision, device
     msg.scale_source = frame.scale.source
     msg.scale_state, msg.scale_space = frame.scale.state, frame.scale.space

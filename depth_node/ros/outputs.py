@@ -57,7 +57,7 @@ class Outputs:
         self._packer: CloudPacker | None = None
 
     def _create(self, topic: str, kind: Any, on_mismatch: Callable[[str, Any], None]) -> None:
-        name = topic.replace('~/', f'~/{self._camera}/') if self._camera else topic
+        name = topic_of_camera(topic, self._camera)
         full = self._node.resolve_topic_name(name)
         profile = output_qos()
         events = PublisherEventCallbacks(
@@ -127,6 +127,11 @@ class Outputs:
         if self._packer is None or self._packer.camera != camera or self._packer.layout != layout:
             self._packer = CloudPacker(camera, layout)
         return self._packer
+
+
+def topic_of_camera(topic: str, camera: str) -> str:
+    """Return the name of an output of a camera: ~/points of front is ~/front/points."""
+    return topic.replace('~/', f'~/{camera}/', 1) if camera else topic
 
 
 def needs_camera(wanted: frozenset[str]) -> bool:

@@ -10,7 +10,16 @@ import pytest
 
 pytest.importorskip('diagnostic_msgs')
 
-from depth_node.ros.diagnostics import ERROR, OK, WARN, Check, NodeState, checks, to_message
+from depth_node.ros.diagnostics import (
+    ERROR,
+    OK,
+    WARN,
+    CameraState,
+    Check,
+    NodeState,
+    checks,
+    to_message,
+)
 from depth_node.ros.statistics import Snapshot
 
 
@@ -22,7 +31,10 @@ def state(**changes: Any) -> NodeState:
                           latency_ms=(10.0, 20.0), input_age_ms=3.0, since_image_s=0.01),
         image_topic='/camera/image_raw', image_publishers=1, frame_id='camera_optical_frame',
         camera_source='topic', valid_share=0.9, wanted=('~/points',))
-    return NodeState(**{**usual, **changes})
+    usual.update(changes)
+    of_camera = {item.name for item in dataclasses.fields(CameraState)} & set(usual)
+    camera = CameraState(**{name: usual.pop(name) for name in of_camera})
+    return NodeState(**usual, cameras=(camera,))
 
 
 def found(**changes: Any) -> dict[str, Check]:
@@ -30,7 +42,7 @@ def found(**changes: Any) -> dict[str, Check]:
 
 
 def counters(**changes: Any) -> Snapshot:
-    return dataclasses.replace(state().snapshot, **changes)
+    return dataclasses.replace(state().cameras[0].snapshot, **changes)
 
 
 def test_all_is_well() -> None:

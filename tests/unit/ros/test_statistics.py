@@ -74,12 +74,12 @@ def test_worker_takes_the_newest_and_hands_the_older_back() -> None:
     assert worker.put(3) == 2
     assert worker.put(4) == 3
     waiting, idle = worker.drain(0.05)
-    assert (waiting, idle) == (4, False), 'the item in work is still going'
+    assert (waiting, idle) == ([4], False), 'the item in work is still going'
     assert worker.put(5) is None
     go.set()
     end = time.monotonic() + 5
     while done != [1, 5]:
         assert time.monotonic() < end
         time.sleep(0.001)
-    assert worker.drain(1.0) == (None, True)
+    assert worker.drain(1.0) == ([], True)
     assert worker.close(5)
