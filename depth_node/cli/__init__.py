@@ -52,6 +52,7 @@ VERBS: Final = tuple(Verb(*row) for row in (
     ('demo', 'demo', 'Use a model'),
     ('infer', '', 'Use a model'),
     ('bench', '', 'Use a model'),
+    ('calibrate', '', 'Use a model'),
     ('models', '', 'Use a model'),
     ('doctor', '', 'Use a model'),
     ('data', 'data', 'Make a model'),

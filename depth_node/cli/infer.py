@@ -22,9 +22,9 @@ from depth_node.cli._common import (
     print_json,
     progress,
 )
+from depth_node.cli._pictures import PICTURES, CameraChoice, add_camera_arguments, read_picture
 
 if TYPE_CHECKING:
-    from depth_node.camera import Camera
     from depth_node.cli._writers import VideoFile
     from depth_node.geometry import CloudPacker
     from depth_node.pipeline import DepthFrame, DepthPipeline
@@ -58,8 +58,6 @@ _FOR_PICTURES: Final = ('png', 'npy', 'color', 'ply')
 _FOR_VIDEOS: Final = ('video',)
 _SUFFIX: Final = {'png': '_depth.png', 'npy': '_depth.npy', 'color': '_color.png',
                   'ply': '_cloud.ply'}
-_PICTURES: Final = frozenset(('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm',
-                              '.pgm'))
 _VIDEOS: Final = frozenset(('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg',
                             '.ts', '.ogv'))
 _DEFAULT_HFOV_DEG: Final = 60.0  # the pipeline's own assumption, for clouds of unknown cameras
@@ -74,10 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='where the results go (depth_out)')
     parser.add_argument('--write', type=one_of_each(WRITABLE), metavar='LIST',
                         help=f'comma-separated list of {",".join(WRITABLE)}')
-    camera = parser.add_mutually_exclusive_group()
-    camera.add_argument('--hfov', type=positive_float, metavar='DEG',
-                        help="the camera's horizontal field of view, degrees")
-    camera.add_argument('--camera-yaml', type=Path, metavar='FILE', help='its calibration')
+    add_camera_arguments(parser)
     parser.add_argument('--scale', type=positive_float, default=1.0, metavar='S',
                         help='multiply depth, after a tape measure (1)')
     parser.add_argument('--range', type=positive_float, nargs=2, default=(0.3, 8.0),
@@ -98,19 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb."""
-    from depth_node.camera import Camera, CameraError
     from depth_node.pipeline import DepthPipeline
     from depth_node.scale import Scale
 
     near_m, far_m = args.range_m
     if near_m >= far_m:
         raise UsageError(f'--range {near_m:g} {far_m:g}: the first must be the smaller')
-    if args.hfov is not None:
-        try:
-            Camera.from_fov((100, 100), args.hfov)
-        except CameraError as error:
-            raise UsageError(f'--hfov {args.hfov:g}: {error}') from error
-    calibration = Camera.from_yaml(args.camera_yaml) if args.camera_yaml else None
+    camera = CameraChoice(args)
     jobs, failures = _collect(args.inputs, args.out, args.recursive)
     if not jobs and not failures:
         raise CommandError(
@@ -124,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         with backend:
             scale = Scale('fixed', args.scale) if args.scale != 1.0 else Scale()
             pipeline = DepthPipeline(backend, scale=scale)
-            work = _Work(args, pipeline, calibration)
+            work = _Work(args, pipeline, camera)
             reports += work.pictures([job for job in jobs if not job.is_video])
             for job in jobs:
                 if job.is_video:
@@ -156,7 +145,7 @@ class _Work:
 
     args: argparse.Namespace
     pipeline: DepthPipeline
-    calibration: Camera | None
+    camera: CameraChoice
     _packer: CloudPacker | None = field(default=None, init=False)
 
     def pictures(self, jobs: list[_Job]) -> list[dict[str, Any]]:
@@ -175,7 +164,7 @@ class _Work:
                     report['skipped'] = 'done before'
                     continue
                 try:
-                    frame, bgr = self._depth_of(_read_picture(job.path))
+                    frame, bgr = self._depth_of(read_picture(job.path))
                     if videos is not None:
                         videos.of(results.pop('video')).add(bgr)
                     self._write(results, frame, bgr)
@@ -244,22 +233,8 @@ class _Work:
         from depth_node.cli._writers import side_by_side
         from depth_node.images import colorize
 
-        frame = self.pipeline.run(rgb, self._camera((rgb.shape[0], rgb.shape[1])))
+        frame = self.pipeline.run(rgb, self.camera.of((rgb.shape[0], rgb.shape[1])))
         return frame, side_by_side(frame.rgb, colorize(frame.depth, *self.args.range_m))
-
-    def _camera(self, size_hw: tuple[int, int]) -> Camera | None:
-        from depth_node.camera import Camera
-
-        if self.args.hfov is not None:
-            return Camera.from_fov(size_hw, self.args.hfov)
-        if self.calibration is None or self.calibration.size_hw == size_hw:
-            return self.calibration
-        height, width = self.calibration.size_hw
-        if abs(math.log(width / height * size_hw[0] / size_hw[1])) > 0.01:
-            raise CommandError(
-                f'the picture is {size_hw[1]}x{size_hw[0]}, the calibration is for '
-                f'{width}x{height}: another aspect ratio is another camera')
-        return self.calibration.scaled(size_hw)
 
     def _write(self, results: dict[str, Path], frame: DepthFrame, bgr: NDArray[np.uint8]) -> None:
         from depth_node.cli import _writers
@@ -346,7 +321,7 @@ def _collect(
             name = path.resolve().name
             for file in sorted(path.rglob('*') if recursive else path.iterdir()):
                 hidden = any(part.startswith('.') for part in file.relative_to(path).parts)
-                wanted = file.suffix.lower() in _PICTURES | _VIDEOS
+                wanted = file.suffix.lower() in PICTURES | _VIDEOS
                 if wanted and not hidden and file.is_file() and not _is_inside(file, out):
                     found.append((file, out / file.relative_to(path).with_suffix(''), out / name))
         elif path.is_file():
@@ -381,24 +356,6 @@ def _video_path(base: Path) -> Path:
 def _there(path: Path) -> bool:
     """Tell whether a result is there; a video may have become an AVI."""
     return path.exists() or (path.suffix == '.mp4' and path.with_suffix('.avi').exists())
-
-
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    """Read a picture strictly: a JPEG or PNG that is cut off is an error, not half a picture."""
-    import cv2
-    from depth_node.images import ImageError, decode_compressed
-    import numpy as np
-
-    data = path.read_bytes()
-    try:
-        return decode_compressed(data, '', apply_orientation=True)
-    except ImageError as error:
-        if error.reason != 'unknown_format':
-            raise
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise CommandError(f'{len(data)} bytes that OpenCV cannot read as a picture')
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
 def _facts(frame: DepthFrame) -> dict[str, Any]:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / 'depth_node'
 
 # Layers from the left to the right; a module may import its own layer and those named here.
 BASE = {'camera', 'images', 'model_card'}
-STEPS = {'preprocess', 'postprocess', 'scale', 'ground', 'filters', 'geometry'}
+STEPS = {'preprocess', 'postprocess', 'scale', 'ground', 'filters', 'geometry', 'calibration'}
 CORE = BASE | STEPS | {'backends', 'pipeline'}
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
@@ -25,7 +25,7 @@ MAY_IMPORT = {
     'ros': CORE | {'ros', 'msg'},
     'cli': None,  # the verbs start everything; what speaks ROS stands in ros/
     'training': {'camera', 'images', 'model_card', 'evaluation.metrics', 'training'},
-    'export': {'training.networks', 'backends', 'model_card', 'export'},
+    'export': BASE | STEPS | {'training.networks', 'backends', 'export'},
     'synthesis': {'camera', 'model_card', 'synthesis'},
 }
 

@@ -141,13 +141,13 @@ class Bag(DepthDataset):
             )
         self._rectify, self._depth_is_rectified = rectify, depth_is_rectified
         self._far = np.inf if max_depth_m is None else max_depth_m
-        self._bags: list[_OpenBag] = []
+        self._bags: list[OpenBag] = []
         self._topics: list[tuple[str, str, str | None]] = []  # image, depth, info of a bag
         self._items: list[_Item] = []
         self._calibration = _read_yaml(camera_yaml) if camera_yaml else None
         unpaired = 0
         for number, path in enumerate(find_bags(self.root)):
-            bag = _OpenBag(path)
+            bag = OpenBag(path)
             image = bag.choose(image_topic, 'image_topic', depth=False)
             depth = bag.choose(depth_topic, 'depth_topic', depth=True)
             info = None if camera_yaml else bag.choose_info(camera_info_topic, image)
@@ -198,7 +198,16 @@ class Bag(DepthDataset):
         try:
             rgb = decode_rgb(bag.message(image_topic, item.image))
             depth = decode_depth(bag.message(depth_topic, item.depth))
-            camera = self._camera(bag, info_topic, item.stamp_ns, rgb.shape[:2])
+            hw = rgb.shape[0], rgb.shape[1]
+            if info_topic is not None:
+                camera = bag.camera(info_topic, item.stamp_ns, hw)
+            else:
+                assert self._calibration is not None
+                camera = self._calibration
+                if camera.size_hw != hw:
+                    raise CameraError(
+                        'size', f'camera_yaml is for {camera.size_hw}, the picture is {hw}'
+                    )
         except (ImageError, CameraError) as error:
             raise DatasetError(f'{bag.path}: {self.name(index)}: {error}') from error
         if depth.shape != rgb.shape[:2]:
@@ -231,23 +240,8 @@ class Bag(DepthDataset):
             return camera.is_distorted and not base.startswith('image_rect')
         return camera.is_distorted and self._rectify == 'on'
 
-    def _camera(
-        self, bag: _OpenBag, topic: str | None, stamp_ns: int, size_hw: tuple[int, ...]
-    ) -> Camera:
-        hw = size_hw[0], size_hw[1]
-        if topic is None:
-            assert self._calibration is not None
-            if self._calibration.size_hw != hw:
-                raise CameraError(
-                    'size', f'camera_yaml is for {self._calibration.size_hw}, the picture is {hw}'
-                )
-            return self._calibration
-        kept = bag.topics[topic]
-        nearest = int(np.abs(kept.stamps() - stamp_ns).argmin())
-        return Camera.from_calibration(**kept.infos[kept.which[nearest]], image_size_hw=hw)
 
-
-class _OpenBag:
+class OpenBag:
     """A bag with its index; opens the file anew in every process.
 
     Attributes:
@@ -341,6 +335,16 @@ class _OpenBag:
             f'{self.path}: {topic} at {stamp_ns / 1e9:.6f}: no longer there; the bag was changed '
             'while it was in use'
         )
+
+    def camera(self, topic: str, stamp_ns: int, size_hw: tuple[int, int]) -> Camera:
+        """Return the camera of the CameraInfo next in time.
+
+        Raises:
+            CameraError: it cannot be used for a picture of this size.
+        """
+        kept = self.topics[topic]
+        nearest = int(np.abs(kept.stamps() - stamp_ns).argmin())
+        return Camera.from_calibration(**kept.infos[kept.which[nearest]], image_size_hw=size_hw)
 
     def choose(self, wanted: str | None, option: str, *, depth: bool) -> str:
         """Return the topic of the option, or the only one that fits."""
@@ -471,7 +475,7 @@ def _check_chunk_index(files: Sequence[Path]) -> None:
             )
 
 
-def _index_file(bag: _OpenBag) -> Path:
+def _index_file(bag: OpenBag) -> Path:
     facts = [f'{_INDEX_VERSION} {bag.path.resolve()}']
     for path in bag.files:
         state = path.stat()
@@ -481,7 +485,7 @@ def _index_file(bag: _OpenBag) -> Path:
     return Path(root).expanduser() / 'depth_node' / 'bags' / f'{name}.json'
 
 
-def _load_index(bag: _OpenBag) -> dict[str, Any] | None:
+def _load_index(bag: OpenBag) -> dict[str, Any] | None:
     """Return the kept index; None where there is none or it is not usable."""
     try:
         kept = json.loads(_index_file(bag).read_text(encoding='utf-8'))
@@ -490,7 +494,7 @@ def _load_index(bag: _OpenBag) -> dict[str, Any] | None:
         return None
 
 
-def _save_index(bag: _OpenBag, index: dict[str, Any]) -> None:
+def _save_index(bag: OpenBag, index: dict[str, Any]) -> None:
     """Keep the index; a folder that cannot be written to only costs time."""
     path = _index_file(bag)
     try:
@@ -613,7 +617,7 @@ def in_split(
     return np.asarray((seconds >= start) & (seconds < end - gap_ns))
 
 
-def _nothing_pairs(bag: _OpenBag, image: str, depth: str, max_gap_s: float) -> str:
+def _nothing_pairs(bag: OpenBag, image: str, depth: str, max_gap_s: float) -> str:
     first, second = bag.topics[image].stamps(), bag.topics[depth].stamps()
     gap = np.abs(second[_nearest(first, second)] - first).min() / 1e9
     return (
