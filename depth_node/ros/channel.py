@@ -16,6 +16,7 @@ from depth_node.images import ImageError
 from depth_node.model_card import ModelCard
 from depth_node.pipeline import DepthFrame, DepthPipeline
 from depth_node.ros import diagnostics, messages, qos, settings
+from depth_node.ros.calibration_service import CalibrationService
 from depth_node.ros.camera_source import CameraSource, Resolved
 from depth_node.ros.outputs import (
     DEPTH,
@@ -163,6 +164,7 @@ class Channel:
         self._subscriptions: list[Subscription] = []
         self._input_qos: dict[str, QoSProfile] = {}
         self._outputs: Outputs | None = None
+        self._calibration: CalibrationService | None = None
         try:
             self._outputs = Outputs(
                 node, confidence=backend.card.output.confidence is not None,
@@ -173,6 +175,8 @@ class Channel:
             self._subscribe(CompressedImage if self._compressed else Image, self.image_topic,
                             on_image)
             self._subscribe(CameraInfo, self._info_topic, self._on_camera_info)
+            self._calibration = CalibrationService(
+                node, name, lambda: self.parameters, lambda: self.active)
         except Exception as error:  # rclpy raises RuntimeError for a QoS word that it cannot read
             self.close()
             raise ConfigureError(
@@ -192,6 +196,9 @@ class Channel:
     def close(self) -> None:
         """Remove the topics; the worker must be idle."""
         self.active = False
+        if self._calibration is not None:
+            self._calibration.close()
+            self._calibration = None
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
@@ -253,12 +260,16 @@ class Channel:
         if not self.active or self._outputs is None:
             return 'inactive'  # rclpy calls subscriptions back in every state
         parameters = self.parameters
-        if not self._outputs.wanted(parameters):
+        if not self._outputs.wanted(parameters) and not self._calibrating:
             return 'no_subscriber'
         if not self._camera_source.has_info and (
                 now - self._activated_at < parameters.input.camera_info_wait_s):
             return 'waiting_for_camera_info'
         return ''
+
+    @property
+    def _calibrating(self) -> bool:
+        return self._calibration is not None and self._calibration.running
 
     def _count_gap(self, info: Any) -> None:
         """Count images between the last one and this that never reached the callback."""
@@ -316,7 +327,7 @@ class Channel:
         assert outputs is not None
         parameters = self.parameters
         wanted = outputs.wanted(parameters)
-        if not self.active or not wanted:
+        if not self.active or not (wanted or self._calibrating):
             raise FrameSkippedError('no_subscriber' if self.active else 'inactive')
         header = job.message.header
         stamp = messages.stamp_s(header.stamp)
@@ -337,6 +348,8 @@ class Channel:
         statistics = self._statistics
         statistics.processed()
         job.processed = True
+        if self._calibration is not None:
+            self._calibration.take(frame)
         stage_ms = {'decode': decode_ms, **frame.timings_ms}
         count = outputs.publish(frame, header, wanted, parameters, stage_ms)
         finished = time.perf_counter()
@@ -380,6 +393,8 @@ class Channel:
 
     def watch_input(self) -> None:
         """Keep the count of publishers, and say what to do when no image arrives."""
+        if self._calibration is not None:
+            self._calibration.watch()
         self._image_publishers = self._node.count_publishers(self.image_topic)
         if not self.active:
             return

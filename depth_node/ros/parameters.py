@@ -344,6 +344,40 @@ class MountParameters:
 
 
 @dataclass(frozen=True)
+class CalibrationParameters:
+    """What the service ~/calibrate_scale looks for; see docs/scale.md."""
+
+    method: str = _parameter(
+        'distance', 'distance: a tape measure to the middle of the picture; chessboard, tag: of '
+        'known size; sensor: keep what scale.source points or ground finds.', when=LIVE,
+        choices=('distance', 'chessboard', 'tag', 'sensor'))
+    distance_m: float = _parameter(
+        0.0, 'From the lens to what is seen at calibration.at.', when=LIVE, unit='m',
+        low=0.0, high=1000.0)
+    at: tuple[int, ...] = _parameter(
+        (-1, -1), 'Pixel u, v that the distance was measured to; negative: the middle.',
+        when=LIVE, unit='px', low=-1, high=65535)
+    board: tuple[int, ...] = _parameter(
+        (9, 6), 'Inner corners of the chessboard along a row and along a column.', when=LIVE,
+        low=3, high=100)
+    square_m: float = _parameter(
+        0.025, "Side of the chessboard's squares.", when=LIVE, unit='m', low=0.001, high=10.0)
+    tag_family: str = _parameter(
+        'tag36h11', 'AprilTag or ArUco family.', when=LIVE,
+        choices=('tag36h11', 'tag25h9', 'tag16h5', 'aruco4x4', 'aruco6x6'))
+    tag_m: float = _parameter(
+        0.16, "Side of the tag's black square.", when=LIVE, unit='m', low=0.001, high=10.0)
+    frames: int = _parameter(
+        20, 'How many images are used.', when=LIVE, low=1, high=1000)
+    timeout_s: float = _parameter(
+        10.0, 'The longest time that a calibration takes.', when=LIVE, unit='s',
+        low=0.5, high=120.0)
+    file: str = _parameter(
+        '', 'Parameters file that takes the result, for params_file:= of the next launch; empty: '
+        'the result lasts until the node ends.', when=LIVE)
+
+
+@dataclass(frozen=True)
 class DiagnosticsParameters:
     """What the node says about itself."""
 
@@ -367,6 +401,7 @@ class Parameters:
     filter: FilterParameters = FilterParameters()
     scale: ScaleParameters = ScaleParameters()
     mount: MountParameters = MountParameters()
+    calibration: CalibrationParameters = CalibrationParameters()
     diagnostics: DiagnosticsParameters = DiagnosticsParameters()
 
     def changed(self, changes: Mapping[str, Any]) -> Parameters:

@@ -1,0 +1,80 @@
+"""Asks a running node to calibrate its scale; what `depth-node calibrate --live` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import os
+from typing import Any
+
+from rcl_interfaces.srv import GetParameters, SetParameters
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
+
+_DISCOVERY_S = 10.0
+_SLACK_S = 10.0  # beyond the node's own time limit
+
+
+class CalibrationClientError(RuntimeError):
+    """The node cannot be asked, or did not calibrate; the text says why."""
+
+
+def ask(node_name: str, camera: str, parameters: Mapping[str, Any]) -> str:
+    """Set parameters, call `~/calibrate_scale`, and return the node's answer.
+
+    Args:
+        node_name: full name of the node, /mono_depth say.
+        camera: of a node that serves several, else empty.
+        parameters: of the group `calibration`.
+
+    Raises:
+        CalibrationClientError: no such node, a refused parameter, or no calibration.
+    """
+    name = '/' + node_name.strip('/')
+    service = f'{name}/{camera}/calibrate_scale' if camera else f'{name}/calibrate_scale'
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        node = Node(f'calibration_client_{os.getpid()}', context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        try:
+            request = SetParameters.Request()
+            request.parameters = [Parameter(key, value=value).to_parameter_msg()
+                                  for key, value in parameters.items()]
+            answer = _call(node, executor, SetParameters, f'{name}/set_parameters', request)
+            refused = [item.reason for item in answer.results if not item.successful]
+            if refused:
+                raise CalibrationClientError(f'{name} refuses: {"; ".join(refused)}')
+            limit = _call(node, executor, GetParameters, f'{name}/get_parameters',
+                          GetParameters.Request(names=['calibration.timeout_s']))
+            seconds = limit.values[0].double_value
+            outcome = _call(node, executor, Trigger, service, Trigger.Request(),
+                            seconds + _SLACK_S)
+        finally:
+            executor.shutdown()
+            node.destroy_node()
+    finally:
+        context.try_shutdown()
+    if not outcome.success:
+        raise CalibrationClientError(f'{name}: {outcome.message}')
+    return str(outcome.message)
+
+
+def _call(node: Node, executor: SingleThreadedExecutor, kind: Any, name: str, request: Any,
+          seconds: float = _DISCOVERY_S) -> Any:
+    client = node.create_client(kind, name)
+    try:
+        if not client.wait_for_service(timeout_sec=_DISCOVERY_S):
+            raise CalibrationClientError(
+                f'no service {name} within {_DISCOVERY_S:g} s; is the node running and '
+                'configured, in the same ROS_DOMAIN_ID? (ros2 node list)')
+        future = client.call_async(request)
+        executor.spin_until_future_complete(future, timeout_sec=seconds)
+        if not future.done():
+            raise CalibrationClientError(f'{name} did not answer within {seconds:g} s')
+        return future.result()
+    finally:
+        node.destroy_client(client)

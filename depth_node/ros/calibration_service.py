@@ -1,0 +1,124 @@
+"""The service `~/calibrate_scale` of one camera."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+import time
+from typing import Any
+
+from depth_node.calibration import CalibrationError, Result
+from depth_node.pipeline import DepthFrame
+from depth_node.ros import calibration_file
+from depth_node.ros.calibration_file import CalibrationFileError
+from depth_node.ros.calibrator import Calibrator
+from depth_node.ros.parameters import Parameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.task import Future
+from std_srvs.srv import Trigger
+
+
+class CalibrationService:
+    """Answers when enough images were compared with the reference that the parameters name.
+
+    A calibration puts its result in force by setting scale.source, scale.scale and scale.shift.
+    While one runs, images are processed though nobody subscribes to depth.
+    """
+
+    def __init__(self, node: Node, camera: str, parameters: Callable[[], Parameters],
+                 active: Callable[[], bool]) -> None:
+        """Offer the service.
+
+        Args:
+            node: its owner.
+            camera: name of the camera, '' for the only one.
+            parameters: gives the parameters in force for this camera.
+            active: tells whether images are taken.
+        """
+        self._node = node
+        self._camera = camera
+        self._parameters = parameters
+        self._active = active
+        self._calibrator: Calibrator | None = None
+        name = f'~/{camera}/calibrate_scale' if camera else '~/calibrate_scale'
+        self._service = node.create_service(Trigger, name, self._on_request)
+
+    @property
+    def running(self) -> bool:
+        """True while a calibration needs images."""
+        return self._calibrator is not None
+
+    def take(self, frame: DepthFrame) -> None:
+        """Look at a frame, if a calibration runs (worker's thread)."""
+        calibrator = self._calibrator
+        if calibrator is not None:
+            calibrator.take(frame)
+
+    def watch(self) -> None:
+        """End a calibration whose time is over (executor's thread)."""
+        calibrator = self._calibrator
+        if calibrator is not None:
+            calibrator.expire(time.perf_counter())
+
+    def close(self) -> None:
+        """Withdraw the service; a running calibration is answered with a failure."""
+        calibrator = self._calibrator
+        if calibrator is not None:
+            calibrator.cancel('the node was stopped')
+        self._node.destroy_service(self._service)
+
+    async def _on_request(self, _: Trigger.Request, response: Trigger.Response
+                          ) -> Trigger.Response:
+        response.success, response.message = False, ''
+        if self._calibrator is not None:
+            response.message = 'a calibration is running already'
+            return response
+        if not self._active():
+            response.message = 'the node is not active: ros2 lifecycle set <node> activate'
+            return response
+        parameters = self._parameters()
+        outcome: Future = Future(executor=self._node.executor)
+        try:
+            self._calibrator = Calibrator(parameters, time.perf_counter(), outcome.set_result)
+        except CalibrationError as error:
+            response.message = str(error)
+            return response
+        self._node.get_logger().info(
+            f'{self._says}calibration by {parameters.calibration.method} begins: '
+            f'{parameters.calibration.frames} images')
+        try:
+            result = await outcome
+        finally:
+            self._calibrator = None
+        if isinstance(result, Result):
+            response.success, response.message = self._put_in_force(result, parameters)
+        else:
+            response.message = result
+        log = self._node.get_logger()
+        (log.info if response.success else log.warning)(
+            f'{self._says}calibration: {response.message}')
+        return response
+
+    @property
+    def _says(self) -> str:
+        return f'{self._camera}: ' if self._camera else ''
+
+    def _put_in_force(self, result: Result, parameters: Parameters) -> tuple[bool, str]:
+        prefix = f'{self._camera}.scale' if self._camera else 'scale'
+        answer: Any = self._node.set_parameters_atomically([
+            Parameter(f'{prefix}.{name}', value=value)
+            for name, value in calibration_file.parameters(result).items()])
+        if not answer.successful:
+            return False, f'found {calibration_file.words(result)}, but: {answer.reason}'
+        parts = [calibration_file.words(result), *result.notes]
+        if parameters.calibration.file:
+            path = Path(parameters.calibration.file).expanduser()
+            try:
+                calibration_file.save(path, result, camera=self._camera)
+                parts.append(f'written to {path}')
+            except (CalibrationFileError, OSError) as error:
+                return False, f'in force until the node ends: {parts[0]}; not written: {error}'
+        else:
+            parts.append('in force until the node ends; calibration.file keeps it')
+        return True, '; '.join(parts)
