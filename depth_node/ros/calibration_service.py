@@ -58,8 +58,11 @@ class CalibrationService:
     def watch(self) -> None:
         """End a calibration whose time is over (executor's thread)."""
         calibrator = self._calibrator
-        if calibrator is not None:
-            calibrator.expire(time.perf_counter())
+        if calibrator is None:
+            return
+        if not self._active():
+            calibrator.cancel('the node was deactivated')
+        calibrator.expire(time.perf_counter())
 
     def close(self) -> None:
         """Withdraw the service; a running calibration is answered with a failure."""
