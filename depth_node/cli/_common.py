@@ -97,6 +97,17 @@ def positive_float(text: str) -> float:
     return value
 
 
+def size_hw(text: str) -> tuple[int, int]:
+    """Parse WIDTHxHEIGHT, for argparse; returns (height, width)."""
+    try:
+        width, height = (int(part) for part in text.lower().split('x'))
+    except ValueError:
+        width = height = 0
+    if not (16 <= width <= 8192 and 16 <= height <= 8192):
+        raise argparse.ArgumentTypeError(f'{text!r}: WIDTHxHEIGHT of 16 to 8192 is expected')
+    return height, width
+
+
 def one_of_each(allowed: tuple[str, ...]) -> Any:
     """Return an argparse type: a comma-separated list of some of `allowed`."""
     def parse(text: str) -> tuple[str, ...]:

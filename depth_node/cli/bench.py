@@ -13,7 +13,14 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from depth_node.cli import CommandError
-from depth_node.cli._common import one_of_each, positive_int, print_json, progress, table
+from depth_node.cli._common import (
+    one_of_each,
+    positive_int,
+    print_json,
+    progress,
+    size_hw,
+    table,
+)
 
 if TYPE_CHECKING:
     from depth_node.backends import Backend
@@ -50,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='default: those that the card has files for')
     parser.add_argument('--threads', type=positive_int, metavar='N',
                         help='CPU threads (the physical cores, at most 4)')
-    parser.add_argument('--size', type=_size_hw, default=(480, 640), metavar='WxH',
+    parser.add_argument('--size', type=size_hw, default=(480, 640), metavar='WxH',
                         help='of the picture (640x480)')
     parser.add_argument('--distorted', action='store_true',
                         help='give the camera a distortion, so that it has to be rectified')
@@ -248,16 +255,6 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _size_hw(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.lower().split('x'))
-    except ValueError:
-        width = height = 0
-    if not (16 <= width <= 8192 and 16 <= height <= 8192):
-        raise argparse.ArgumentTypeError(f'{text!r}: WIDTHxHEIGHT of 16 to 8192 is expected')
-    return height, width
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depth_node.cli import CommandError, UsageError
-from depth_node.cli._common import print_json, table
+from depth_node.cli._common import print_json, size_hw, table
 
 if TYPE_CHECKING:
     from depth_node.backends import Tensors
     from depth_node.model_card import CheckSpec, ModelCard
 
-HELP = 'list, show, verify and lint models; write a card for a bare ONNX file'
+HELP = 'list, show, verify and lint models; write cards; put resizing into the graph'
 
 _EPILOG = """\
 A card is a YAML file beside an ONNX file: what the network wants and what its output means. Cards
@@ -27,6 +27,21 @@ examples:
   depth-node models add net.onnx --kind depth --range 0.2 10 --licence Apache-2.0
   depth-node models add dav2.onnx --kind rel_inv_depth --licence Apache-2.0 \\
       --mean 123.675 116.28 103.53 --std 58.395 57.12 57.375
+  depth-node models fuse-resize small --size 640x480    for a GPU: it resizes, the CPU copies
+"""
+_FUSE_EPILOG = """\
+Writes NAME-WxH.onnx (and .fp16, .int8, .int8_trt where the card has them) with NAME-WxH.yaml: a
+model that takes the whole picture of a camera and returns depth of its size. It is for GPUs; a
+CPU runs it slower than the model it came from, which depth-node bench shows. Each file is compared
+with the way through OpenCV on seeded pictures, and not kept where depth moves. The measurements in
+the card are of the old graph and are left out.
+
+The flying-pixel filter then works on the picture's grid, and holes at edges are narrower.
+
+examples:
+  depth-node models fuse-resize small --size 640x480
+  depth-node models fuse-resize net.yaml --size 1280x720 --out ~/models/net-hd.onnx
+  depth-node bench --model small-640x480.yaml --size 640x480 --backends tensorrt
 """
 _ADD_EPILOG = """\
 Names, sizes and types are read from the graph; what a graph cannot tell is asked for:
@@ -86,7 +101,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument('--min', type=int, nargs=2, metavar=('H', 'W'), dest='min_hw')
     add.add_argument('--max', type=int, nargs=2, metavar=('H', 'W'), dest='max_hw')
     add.add_argument('--force', action='store_true', help='replace a card that is there')
-    for sub in (parser, listing, show, verify, check, add):
+    fuse = verbs.add_parser('fuse-resize', help='put the resizing of pictures into the graph',
+                            epilog=_FUSE_EPILOG, **plain)
+    fuse.add_argument('model', help='card name, card file or ONNX file with a card')
+    fuse.add_argument('--size', type=size_hw, required=True, metavar='WxH',
+                      help="of the camera's pictures")
+    fuse.add_argument('--out', type=Path, metavar='FILE',
+                      help='FP32 file to write (NAME-WxH.onnx in this folder)')
+    fuse.add_argument('--name', help="of the new model (the file's)")
+    fuse.add_argument('--force', action='store_true', help='replace files that are there')
+    for sub in (parser, listing, show, verify, check, add, fuse):
         sub.add_argument('--json', action='store_true', default=argparse.SUPPRESS,
                          help='print JSON')
 
@@ -95,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb."""
     args.json = getattr(args, 'json', False)
     actions = {None: _list, 'list': _list, 'show': _show, 'verify': _verify, 'lint': _lint,
-               'add': _add}
+               'add': _add, 'fuse-resize': _fuse_resize}
     return actions[args.action](args)
 
 
@@ -392,3 +416,42 @@ def _input_section(args: argparse.Namespace, inputs: Tensors) -> dict[str, Any]:
                          'which sizes make sense')
     return {**section, 'multiple_of': args.multiple_of, 'min_hw': args.min_hw,
             'max_hw': args.max_hw, 'resize': args.resize or 'keep_aspect'}
+
+
+def _fuse_resize(args: argparse.Namespace) -> int:
+    """Write a model that resizes by itself, and say how close to the old one it is."""
+    from depth_node.model_card import ModelCard
+
+    try:
+        from depth_node.export.fuse import FuseError, fuse_resize
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise CommandError(f'{error.name} is not installed; pip install onnx onnxruntime (or '
+                           "'.[export]' in the clone)") from error
+    card = ModelCard.load(args.model)
+    height, width = args.size
+    out: Path = args.out or Path(f'{args.name or f"{card.name}-{width}x{height}"}.onnx')
+    there = [path for path in (out, out.with_suffix('.yaml')) if path.exists()]
+    if there and not args.force:
+        raise CommandError(f'{there[0]} is there already; --force replaces it')
+    if out.resolve() in {spec.path.resolve() for spec in card.precisions.values()}:
+        raise UsageError(f'{out}: is the model itself; choose another --out')
+    named = f' --name {args.name}' if args.name else ''
+    try:
+        new, parity = fuse_resize(
+            card, args.size, out, name=args.name,
+            command=f'depth-node models fuse-resize {card.name} --size {width}x{height}{named}')
+    except FuseError as error:
+        raise CommandError(str(error)) from error
+    if args.json:
+        print_json({'card': str(new.path), 'files': {
+            key: {'file': str(spec.path), 'mean_rel': parity[key].mean_rel,
+                  'p99_rel': parity[key].p99_rel, 'holes': parity[key].holes}
+            for key, spec in new.precisions.items()}})
+        return 0
+    print(f'wrote {new.path} for pictures of {width}x{height}; depth against resizing outside:')
+    for key, spec in new.precisions.items():
+        print(f'  {spec.path.name}: {100 * parity[key].mean_rel:.2g} % off on average, 99 % of '
+              f'the pixels within {100 * parity[key].p99_rel:.2g} %')
+    return 0
