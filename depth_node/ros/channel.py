@@ -180,9 +180,9 @@ class Channel:
         except Exception as error:  # rclpy raises RuntimeError for a QoS word that it cannot read
             self.close()
             raise ConfigureError(
-                f'{self._says}topics cannot be created: {type(error).__name__}: {error}; look at '
-                'the qos_overrides parameters (read-only: restart the node after a change) and '
-                'at the remapped names') from error
+                f'topics cannot be created: {type(error).__name__}: {error}; look at the '
+                'qos_overrides parameters (read-only: restart the node after a change) and at '
+                'the remapped names') from error
 
     def _subscribe(self, kind: Any, topic: str, callback: Any) -> None:
         profile = qos.input_qos()

@@ -7,8 +7,10 @@ cannot be used is counted under a name, never fatal and never silent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import ctypes
+from functools import partial
 import os
 from pathlib import Path
 import sys
@@ -84,7 +86,7 @@ class MonoDepthNode(LifecycleNode):
 
     @property
     def parameters(self) -> Parameters:
-        """The parameters in force."""
+        """The parameters in force, but for what a camera has for itself."""
         return self._parameter_server.current
 
     # --- lifecycle
@@ -170,23 +172,32 @@ class MonoDepthNode(LifecycleNode):
             raise ConfigureError('; '.join(self._parameter_server.problems.values()))
         wanted = self.parameters
         log = self.get_logger()
-        file_camera = None
-        if wanted.input.camera_info_url:
-            file_camera = Camera.from_yaml(wanted.input.camera_info_url)
+        own = {camera: self._parameter_server.of(camera) for camera in wanted.cameras}
+        file_cameras: dict[str, Camera] = {}
+        for camera, parameters in own.items():
+            if parameters.input.camera_info_url:
+                with _naming(camera):
+                    file_cameras[camera] = Camera.from_yaml(parameters.input.camera_info_url)
         card = ModelCard.load(wanted.model.name)
-        check_range(wanted, card)
+        for camera, parameters in own.items():
+            with _naming(camera):
+                check_range(parameters, card)
         backend = open_backend(
             card, wanted.backend.name, wanted.backend.precision,
             cache_dir=_cache_dir(wanted.backend.cache_dir, log.warning),
             threads=wanted.backend.threads or None, log=log.info)
         self._backend = backend
-        worker: NewestWorker[Job] = NewestWorker(lambda job: job.channel.process(job), 'depth')
+        worker: NewestWorker[Job] = NewestWorker(
+            lambda job: job.channel.process(job), 'depth', slots=len(own))
         self._worker = worker
-        self._channels.append(Channel(
-            self, '', backend, Surroundings(
-                parameters=lambda: self.parameters, put=worker.put, topics=self._topics,
-                ending=lambda: self._closing or not self.context.ok()),
-            file_camera=file_camera))
+        for slot, camera in enumerate(own):
+            around = Surroundings(
+                parameters=partial(self._parameter_server.of, camera),
+                put=partial(worker.put, slot=slot), topics=self._topics,
+                ending=lambda: self._closing or not self.context.ok())
+            with _naming(camera):
+                self._channels.append(
+                    Channel(self, camera, backend, around, file_camera=file_cameras.get(camera)))
         log.info(f'model {card.name} ({card.licence}) by {backend.name} {backend.precision} on '
                  f'{backend.device}, loaded in {time.perf_counter() - started:.2f} s')
 
@@ -289,6 +300,17 @@ class MonoDepthNode(LifecycleNode):
                 else 'passed: shapes and finite values only, the card has no statistics'}
             state.refusals = tuple((item.backend, item.reason) for item in backend.refusals)
         return state
+
+
+@contextmanager
+def _naming(camera: str) -> Iterator[None]:
+    """Name the camera in what goes wrong inside."""
+    try:
+        yield
+    except (CameraError, ConfigureError) as error:
+        if not camera:
+            raise
+        raise ConfigureError(f'camera {camera}: {error}') from error
 
 
 def _cache_dir(name: str, warn: Any) -> Path | None:

@@ -9,7 +9,7 @@ connects it with a node.  After a change here write both files again with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 from dataclasses import dataclass, field
 import difflib
@@ -30,7 +30,16 @@ Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[s
 
 
 class ParameterError(ValueError):
-    """A parameter value cannot be used; the text says what was found and what is expected."""
+    """A parameter value cannot be used; the text says what was found and what is expected.
+
+    Attributes:
+        names: parameters that contradict each other; empty where one value alone is wrong.
+    """
+
+    def __init__(self, text: str, names: tuple[str, ...] = ()) -> None:
+        """Keep the names beside the text."""
+        super().__init__(text)
+        self.names = names
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,8 @@ class Spec:
                     raise ParameterError(
                         f'{self.name}: found {value!r}, expected {self.constraint}')
                 return value
+        if kind == 'strs' and value is None:  # what rcl makes of []
+            value = ()
         if kind in ('ints', 'floats', 'strs') and not isinstance(value, (str, bytes, bool)):
             return self._list(value)
         raise ParameterError(f'{self.name}: found {_describe(value)}, expected '
@@ -393,6 +404,11 @@ class Parameters:
     autostart: bool = _parameter(
         True, 'Configure and activate when the process starts; false leaves both to a lifecycle '
         'manager.', when=START)
+    cameras: tuple[str, ...] = _parameter(
+        ('',), 'Names of the cameras that this node serves in turn with one network, such as '
+        '[front, left]: front has the inputs `front/image` and `front/camera_info`, its outputs '
+        'below ~/front/, and front.filter.far_m is filter.far_m for it alone. Empty: one camera '
+        'without a name.', when=START)
     model: ModelParameters = ModelParameters()
     backend: BackendParameters = BackendParameters()
     input: InputParameters = InputParameters()
@@ -414,7 +430,7 @@ class Parameters:
         tree: dict[str, Any] = {}
         for name, value in changes.items():
             if name not in known:
-                raise ParameterError(unknown_name(name))
+                raise ParameterError(unknown_name(name, known))
             usable = known[name].coerce(value)
             group, _, leaf = name.rpartition('.')
             if group:
@@ -433,17 +449,14 @@ class Parameters:
         return found
 
     def _check_together(self) -> None:
-        near, far = self.filter.near_m, self.filter.far_m
-        if near > 0 and far > 0 and near >= far:
-            raise ParameterError(f'filter.near_m {near:g} m is not below filter.far_m {far:g} m; '
-                                 'set both in one call')
-        if self.scale.low >= self.scale.high:
-            raise ParameterError(f'scale.low {self.scale.low:g} is not below scale.high '
-                                 f'{self.scale.high:g}; set both in one call')
-        near, far = self.depth.color_near_m, self.depth.color_far_m
-        if near >= far:
-            raise ParameterError(f'depth.color_near_m {near:g} m is not below depth.color_far_m '
-                                 f'{far:g} m; set both in one call')
+        for low, high, unit in (('filter.near_m', 'filter.far_m', ' m'),
+                                ('scale.low', 'scale.high', ''),
+                                ('depth.color_near_m', 'depth.color_far_m', ' m')):
+            below, above = (float(self.value(name)) for name in (low, high))  # type: ignore[arg-type]
+            off = low == 'filter.near_m' and 0 in (below, above)  # the card's limit counts there
+            if below >= above and not off:
+                raise ParameterError(f'{low} {below:g}{unit} is not below {high} {above:g}{unit}; '
+                                     'set both in one call', (low, high))
 
 
 def specs() -> dict[str, Spec]:
@@ -451,9 +464,9 @@ def specs() -> dict[str, Spec]:
     return dict(_SPECS)
 
 
-def unknown_name(name: str) -> str:
+def unknown_name(name: str, known: Iterable[str]) -> str:
     """Return what to say about a parameter that does not exist."""
-    near = difflib.get_close_matches(name, list(_SPECS), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f'there is no parameter {name!r}' + (f'; did you mean {near[0]!r}?' if near else '')
 
 
@@ -474,6 +487,10 @@ def _collect() -> dict[str, Spec]:
 
 
 _SPECS = _collect()
+# A camera can have these for itself; the others are about the one network, or about the node.
+CAMERA_GROUPS = tuple(dict.fromkeys(
+    group for group in (name.rpartition('.')[0] for name in _SPECS)
+    if group not in ('', 'model', 'backend', 'diagnostics')))
 
 
 # --- the files made from the table
@@ -538,6 +555,11 @@ def docs_markdown() -> str:
         'The QoS of every topic can be overridden at start by '
         '`qos_overrides.<topic>.<subscription|publisher>.<history|depth|reliability|durability>`, '
         'where `<topic>` is the full name after remapping.',
+        '',
+        'With `cameras: [front, left]` every parameter of the groups '
+        f'{", ".join(f"`{name}`" for name in CAMERA_GROUPS)} exists for each camera, too: '
+        '`front.filter.far_m` is `filter.far_m` for the camera `front`. While it is not set, '
+        '`filter.far_m` counts. `config/several_cameras.yaml` is an example.',
         '',
     ]
     group = None
