@@ -13,6 +13,7 @@ from depth_node.ros import calibration_file
 from depth_node.ros.calibration_file import CalibrationFileError
 from depth_node.ros.calibrator import Calibrator
 from depth_node.ros.parameters import Parameters
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
@@ -42,7 +43,9 @@ class CalibrationService:
         self._active = active
         self._calibrator: Calibrator | None = None
         name = f'~/{camera}/calibrate_scale' if camera else '~/calibrate_scale'
-        self._service = node.create_service(Trigger, name, self._on_request)
+        # a coroutine that waits keeps its callback group: in the node's own it would stop all else
+        self._service = node.create_service(Trigger, name, self._on_request,
+                                            callback_group=ReentrantCallbackGroup())
 
     @property
     def running(self) -> bool:
@@ -98,9 +101,11 @@ class CalibrationService:
             response.success, response.message = self._put_in_force(result, parameters)
         else:
             response.message = result
-        log = self._node.get_logger()
-        (log.info if response.success else log.warning)(
-            f'{self._says}calibration: {response.message}')
+        text = f'{self._says}calibration: {response.message}'
+        if response.success:  # rclpy wants one place in the code for each severity
+            self._node.get_logger().info(text)
+        else:
+            self._node.get_logger().warning(text)
         return response
 
     @property
