@@ -53,8 +53,8 @@ class Buffer:
         newest = 10**9 * found.header.stamp.sec + found.header.stamp.nanosec
         if time.nanoseconds not in (0, newest):
             raise ExtrapolationException(
-                f'Lookup would require extrapolation at time {1e-9 * time.nanoseconds:f}, but only '
-                f'time {1e-9 * newest:f} is in the buffer')
+                f'Lookup would require extrapolation at time {1e-9 * time.nanoseconds:f}, but '
+                f'only time {1e-9 * newest:f} is in the buffer')
         return found
 
 

@@ -29,7 +29,7 @@ except ImportError:  # Humble
 __all__ = [
     'PublisherEventCallbacks', 'SubscriptionEventCallbacks', 'best_effort_subscribers', 'describe',
     'image_topics', 'input_qos', 'large_message_note', 'mismatches', 'output_qos', 'overrides',
-    'policy_name', 'profile_file']
+    'policy_name', 'profile_file', 'sensor_qos']
 
 _ENDLESS_NS = 2**62  # 146 years
 # Fast DDS' default shared memory segment; larger best-effort messages get lost.
@@ -40,6 +40,13 @@ IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage'
 def input_qos() -> QoSProfile:
     """Return sensor data QoS, newest message only: matches every volatile or latched camera."""
     return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1,
+                      reliability=QoSReliabilityPolicy.BEST_EFFORT,
+                      durability=QoSDurabilityPolicy.VOLATILE)
+
+
+def sensor_qos() -> QoSProfile:
+    """Return sensor data QoS with room for the messages of some images."""
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=5,
                       reliability=QoSReliabilityPolicy.BEST_EFFORT,
                       durability=QoSDurabilityPolicy.VOLATILE)
 
