@@ -54,6 +54,7 @@ VERBS: Final = tuple(Verb(*row) for row in (
     ('bench', '', 'Use a model'),
     ('calibrate', '', 'Use a model'),
     ('models', '', 'Use a model'),
+    ('connect', '', 'Use a model'),
     ('doctor', '', 'Use a model'),
     ('data', 'data', 'Make a model'),
     ('evaluate', '', 'Make a model'),
