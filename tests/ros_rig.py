@@ -20,6 +20,10 @@ IMAGE_TOPIC, INFO_TOPIC = '/cam/image_raw', '/cam/camera_info'
 FRAME = 'cam_optical_frame'
 # fx != fy and a centre off the middle, so that a swapped axis shows
 FX, FY, CX, CY = 60.0, 70.0, 30.5, 26.0
+# parameters that the tests start from, where they are not the node's own defaults
+DEFAULTS = {'model.name': 'tiny', 'backend.name': 'onnxruntime', 'backend.threads': 1,
+            'diagnostics.period_s': 0.2, 'filter.flying_pixel_angle_deg': 0.0,
+            'input.camera_info_wait_s': 0.0}
 
 
 def red_to_depth(red: Any) -> Any:
@@ -317,12 +321,13 @@ class Peer:
         key = next(key for key, value in self._image_publishers.items() if value is made)
         self.node.destroy_publisher(self._image_publishers.pop(key))
 
-    def camera(self, info: Any = None, *, reliable: bool = True) -> Callable[[Any], None]:
+    def camera(self, info: Any = None, *, reliable: bool = True, image_topic: str = IMAGE_TOPIC,
+               info_topic: str = INFO_TOPIC) -> Callable[[Any], None]:
         """Return a function that publishes an Image, with a CameraInfo before it."""
         from sensor_msgs.msg import CameraInfo, Image
 
-        images = self.publisher(IMAGE_TOPIC, Image, reliable=reliable)
-        infos = None if info is None else self.publisher(INFO_TOPIC, CameraInfo, reliable=reliable)
+        images = self.publisher(image_topic, Image, reliable=reliable)
+        infos = None if info is None else self.publisher(info_topic, CameraInfo, reliable=reliable)
 
         def send(message: Any) -> None:
             if infos is not None:

@@ -11,19 +11,17 @@ pytest.importorskip('rclpy')
 pytest.importorskip('onnx')
 
 import ros_rig
-
-DEFAULTS = {'model.name': 'tiny', 'backend.name': 'onnxruntime', 'backend.threads': 1,
-            'diagnostics.period_s': 0.2, 'filter.flying_pixel_angle_deg': 0.0,
-            'input.camera_info_wait_s': 0.0}
+from ros_rig import DEFAULTS
 
 
 @pytest.fixture(scope='session')
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder of tiny models: tiny, confident, fragile and slow."""
+    """Give a folder of tiny models: tiny, confident, fragile, busy and slow."""
     folder = tmp_path_factory.mktemp('models')
     ros_rig.write_tiny_model(folder)
     ros_rig.write_tiny_model(folder, 'confident', confidence=True)
     ros_rig.write_tiny_model(folder, 'fragile', fragile=True)
+    ros_rig.write_tiny_model(folder, 'busy', work=600)
     ros_rig.write_tiny_model(folder, 'slow', work=900)
     return folder
 
