@@ -40,13 +40,6 @@ test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all
 sweep: setup-test  ## Long checks: every preset from train to card, every network to TensorRT-RTX (half an hour).
 	@. scripts/env.sh; python -m pytest --timeout 900 -m sweep $(PYTEST_ARGS) tests/unit
 
-.PHONY: bindings
-bindings: setup-test  ## Fetch NVIDIA's bindings of four TensorRT versions (5 MB) for make test.
-	@. scripts/env.sh; for wheel in tensorrt-bindings==8.6.1 tensorrt-cu12-bindings==10.3.0 \
-	    tensorrt-cu12-bindings==10.13.3.9 tensorrt-cu13-bindings==11.4.0.106; do \
-	  python -m pip download --quiet --no-deps --only-binary :all: --dest .venv-bindings $$wheel; \
-	done
-
 .PHONY: soak
 soak: setup-test  ## Feed the node 30 images a second for a minute, and account for every one.
 	@. scripts/env.sh; DEPTH_NODE_SOAK=1 python -m pytest -s -k thirty tests/ros/test_topics.py

@@ -4,7 +4,8 @@
 # What is there already is not installed again: a stamp holds the hash of what was asked for.
 #
 # Usage: scripts/setup.sh run    what `make demo` needs
-#        scripts/setup.sh test   the same and what `make test` needs (PyTorch among it)
+#        scripts/setup.sh test   the same and what `make test` needs (PyTorch, transformers,
+#                                TensorRT-RTX and the bindings of TensorRT among it)
 #
 # TORCH_PIP_ARGS: further arguments of pip where PyTorch is installed, for example an index that
 #   has builds for the CPU only (PyPI's build for Linux brings some GB of CUDA).
@@ -13,7 +14,7 @@ set -euo pipefail
 what=${1:-run}
 case $what in
   run) extras=(opencv cpu demo) ;;
-  test) extras=(opencv cpu demo dev train export rtx) ;;
+  test) extras=(opencv cpu demo dev train export hf rtx) ;;
   *) echo "scripts/setup.sh: found '$what', expected 'run' or 'test'" >&2; exit 2 ;;
 esac
 
@@ -152,6 +153,27 @@ if [ "$what" = test ]; then
   message="$message, PyTorch among them"
 fi
 step "requirements-$what" "$requirements $constraints $torch_args" "$message" install_requirements
+
+# --- NVIDIA's bindings of four TensorRT versions, 5 MB: the tests look up in them every name that is
+# used. They cannot be imported beside each other and are kept as wheels. They are no requirement:
+# without one of them (no index at hand, no wheel for this Python) the tests of that version skip.
+
+fetch_bindings() {
+  local wheel name tag missing=()
+  tag=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+  for wheel in tensorrt-bindings==8.6.1 tensorrt-cu12-bindings==10.3.0 \
+      tensorrt-cu12-bindings==10.13.3.9 tensorrt-cu13-bindings==11.4.0.106; do
+    name=${wheel%%==*}
+    compgen -G ".venv-bindings/${name//-/_}-${wheel##*==}-$tag-*.whl" > /dev/null && continue
+    "$python" -m pip download --quiet --disable-pip-version-check --retries 1 --timeout 15 \
+      --no-deps --only-binary :all: --dest .venv-bindings "$wheel" || missing+=("$wheel")
+  done
+  if [ "${#missing[@]}" -gt 0 ]; then
+    printf '== not fetched: %s\n' "${missing[*]}" >&2
+    printf '   the tests that look up names of that TensorRT skip; make test tries again\n' >&2
+  fi
+}
+if [ "$what" = test ]; then fetch_bindings; fi
 
 # --- the package, by colcon, every time: without a change it takes a second or two
 

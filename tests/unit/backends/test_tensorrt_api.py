@@ -4,7 +4,7 @@ NVIDIA's bindings alone, 1 MB each, are on PyPI; the libraries behind them are n
 to be absent: a stub of a dozen functions that return null takes their place. What TensorRT then
 computes is not tested here, only that what is called exists in 8.6.1, 10.3, 10.13 and 11.4.
 
-`make bindings` fetches the wheels. DEPTH_NODE_TENSORRT_WHEELS may name a folder that has them.
+`make test` fetches the wheels. DEPTH_NODE_TENSORRT_WHEELS may name a folder that has them.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def bindings(request, tmp_path_factory) -> Bindings:
     tag = f'cp{sys.version_info.major}{sys.version_info.minor}'
     wheels = sorted(folder.glob(f'tensorrt*_bindings-{request.param}-{tag}-*.whl'))
     if not wheels:
-        pytest.skip(f'no bindings of TensorRT {request.param} for {tag} in {folder}: '
-                    'make bindings')
+        pytest.skip(f'no bindings of TensorRT {request.param} for {tag} in {folder}; '
+                    'scripts/setup.sh test fetches them, where the package index has them')
     if shutil.which('gcc') is None:
         pytest.skip('no gcc')
     return Bindings(request.param, wheels[0], tmp_path_factory.mktemp('bindings'))
