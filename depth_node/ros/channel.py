@@ -74,6 +74,8 @@ class Seen:
     encoding: str = ''
     frame_id: str = ''
     last_skip: str = ''
+    notes: tuple[str, ...] = ()  # of the outputs
+    refused: tuple[str, ...] = ()
 
 
 @dataclass
@@ -351,7 +353,8 @@ class Channel:
         if self._calibration is not None:
             self._calibration.take(frame)
         stage_ms = {'decode': decode_ms, **frame.timings_ms}
-        count = outputs.publish(frame, header, wanted, parameters, stage_ms)
+        count = outputs.publish(frame, header, wanted, parameters, stage_ms,
+                                settings.mount(parameters))
         finished = time.perf_counter()
         latency_ms = 1e3 * (finished - job.entered)
         if count or STATUS in wanted:
@@ -366,11 +369,13 @@ class Channel:
                 precision=backend.precision, device=backend.device,
                 camera_source=resolved.source, rectified=rectified, input_age_ms=job.age_ms,
                 latency_ms=latency_ms, stage_ms=stage_ms, counters=statistics.counters(),
-                notes=_notes(frame, resolved, wanted)))
+                obstacle=outputs.obstacle, notes=[
+                    *_notes(frame, resolved, wanted), *outputs.refused, *outputs.notes]))
         self._seen = Seen(
             camera=resolved, frame=frame, size=f'{size_hw[1]}x{size_hw[0]}',
             encoding=getattr(job.message, 'encoding', getattr(job.message, 'format', '')),
-            frame_id=header.frame_id, last_skip=self._seen.last_skip)
+            frame_id=header.frame_id, last_skip=self._seen.last_skip, notes=outputs.notes,
+            refused=outputs.refused)
 
     def _watch_stamps(self, stamp: float) -> None:
         before, self._last_stamp = self._last_stamp, stamp
@@ -470,7 +475,8 @@ class Channel:
             settings.scale(parameters) if frame is None else frame.scale)
         if frame is not None:
             state.valid_share, state.removed = frame.valid_share, frame.removed
-            state.notes = frame.notes
+            state.notes = (*frame.notes, *seen.notes)
+            state.refused = seen.refused
         if self._outputs is not None:
             state.wanted = tuple(sorted(self._outputs.wanted(parameters)))
             state.mismatches = tuple(
@@ -495,6 +501,11 @@ def check_range(parameters: Parameters, card: ModelCard) -> None:
         raise ConfigureError(f'filter.near_m and filter.far_m leave {near:g} to {far:g} m with '
                              f'model {card.name} (its card says {card.output.range_m}); expected '
                              'near < far')
+    cloud = parameters.cloud
+    if cloud.far_points and cloud.far_m > far:
+        raise ConfigureError(f'cloud.far_points at {cloud.far_m:g} m (cloud.far_m), but depths '
+                             f'end at {far:g} m: what lies beyond is not known to be free; lower '
+                             'cloud.far_m')
 
 
 def _notes(frame: DepthFrame, resolved: Resolved, wanted: frozenset[str]) -> list[str]:
@@ -502,5 +513,5 @@ def _notes(frame: DepthFrame, resolved: Resolved, wanted: frozenset[str]) -> lis
     if resolved.problem:
         notes.append(f'{resolved.problem}: {resolved.message}')
     if resolved.camera is None and needs_camera(wanted):
-        notes.append('no points and no CameraInfo: the intrinsics are not known')
+        notes.append('no points, no scan and no CameraInfo: the intrinsics are not known')
     return notes

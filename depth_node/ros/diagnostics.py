@@ -56,9 +56,11 @@ class CameraState:
     large_messages: str = ''  # what stands in their way, '' if nothing
     best_effort_readers: tuple[str, ...] = ()  # subscribers that such messages will not reach
     scale: dict[str, str] = field(default_factory=dict)
+    mount: dict[str, str] = field(default_factory=dict)  # empty where nothing needs it
     valid_share: float = math.nan
     removed: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()  # why subscribed outputs were not made of the newest frame
     wanted: tuple[str, ...] = ()
 
 
@@ -84,7 +86,7 @@ def checks(state: NodeState) -> list[Check]:
             prefix = f'{camera.name}: ' if camera.name else ''
             found += [replace(check, name=prefix + check.name) for check in (
                 _input(state, camera), _camera(camera), _qos(camera), _output(state, camera),
-                _scale(camera))]
+                _scale(state, camera), *_mount(camera))]
     return found
 
 
@@ -212,6 +214,8 @@ def _output(node: NodeState, state: CameraState) -> Check:
         return Check('output', OK, 'idle: no output has a subscriber', values)
     if state.valid_share == 0:
         return Check('output', WARN, 'the newest frame holds no usable depth at all', values)
+    if state.refused:
+        return Check('output', WARN, '; '.join(state.refused), values)
     return Check('output', OK, f'{_hz(now.output_hz)} Hz, p50 {_ms(now.latency_ms[0])} ms, '
                  f'p99 {_ms(now.latency_ms[1])} ms', values)
 
@@ -231,15 +235,30 @@ def scale_facts(scale: Scale) -> dict[str, str]:
     return facts
 
 
-def _scale(state: CameraState) -> Check:
+def _scale(node: NodeState, state: CameraState) -> Check:
     assumed = [note for note in state.notes if 'assumes' in note]
     facts = dict(state.scale)
-    if facts.get('state', 'ok') != 'ok':
-        return Check('scale', WARN, f'source {facts["source"]}, {facts["state"]}: '
-                     f'{facts.get("note", "")}', facts)
+    source, condition = facts.get('source', 'model'), facts.get('state', 'ok')
+    problem = facts.get('problem', '')
+    if condition != 'ok' and (node.lifecycle != 'active' or not state.wanted):
+        return Check('scale', OK, f'source {source}, idle', facts)
+    if condition != 'ok':
+        reasons = '; '.join(dict.fromkeys(filter(None, (problem, facts.get('note', '')))))
+        return Check('scale', WARN, f'source {source}, {condition}: {reasons}', facts)
+    if problem:
+        return Check('scale', WARN, f'source {source}: {problem}', facts)
     if assumed:
         return Check('scale', WARN, assumed[0], facts)
-    return Check('scale', OK, f'source {facts.get("source", "model")}', facts)
+    return Check('scale', OK, f'source {source}', facts)
+
+
+def _mount(state: CameraState) -> list[Check]:
+    facts = state.mount
+    if not facts:
+        return []
+    if facts.get('problem'):
+        return [Check('mount', WARN, facts['problem'], facts)]
+    return [Check('mount', OK, f'from {facts["source"]}', facts)]
 
 
 def to_message(found: list[Check], node_name: str, hardware_id: str,

@@ -14,24 +14,29 @@ from typing import Any
 from builtin_interfaces.msg import Time
 from depth_node import images
 from depth_node.camera import Camera
-from depth_node.geometry import POINT_STEP, PackedCloud
+from depth_node.geometry import PackedCloud
+from depth_node.obstacles import LevelScan, Obstacle, ScanSettings
 from depth_node.pipeline import DepthFrame
 from depth_node.ros import bridge
 from depth_node.ros.camera_source import Calibration
 from depth_node.ros.statistics import Snapshot
+from geometry_msgs.msg import TransformStamped
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+from sensor_msgs.msg import (
+    CameraInfo,
+    CompressedImage,
+    Image,
+    LaserScan,
+    PointCloud2,
+    PointField,
+)
 from std_msgs.msg import Header
 
 try:
     from depth_node.msg import DepthStatus
 except ImportError:  # a checkout or a pip install without the message generators
     DepthStatus = None  # type: ignore[assignment, misc]
-
-_XYZ = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
-        for index, name in enumerate('xyz')]
-_XYZRGB = [*_XYZ, PointField(name='rgb', offset=12, datatype=PointField.FLOAT32, count=1)]
 
 
 def stamp_s(stamp: Time) -> float:
@@ -107,24 +112,69 @@ def camera_info(header: Header, camera: Camera) -> CameraInfo:
     return msg
 
 
-def point_cloud(header: Header, cloud: PackedCloud, *, with_rgb: bool) -> PointCloud2:
-    """Return a PointCloud2 of packed points."""
+def point_cloud(header: Header, cloud: PackedCloud) -> PointCloud2:
+    """Return a PointCloud2 of packed points; every field is a float32, rgb in its bits."""
     msg = PointCloud2()
     msg.header = header
     msg.height, msg.width = cloud.height, cloud.width
-    msg.fields = _XYZRGB if with_rgb else _XYZ
+    msg.fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+                  for index, name in enumerate((*'xyz', *cloud.fields))]
     msg.is_bigendian = False
-    msg.point_step = POINT_STEP
-    msg.row_step = POINT_STEP * cloud.width
+    msg.point_step = cloud.point_step
+    msg.row_step = cloud.point_step * cloud.width
     msg.is_dense = cloud.is_dense
     _fill(msg.data, cloud.data)
     return msg
 
 
+def laser_scan(header: Header, frame_id: str, scan: LevelScan,
+               settings: ScanSettings) -> LaserScan:
+    """Return a LaserScan in a level frame, taken at one moment."""
+    msg = LaserScan()
+    msg.header.stamp = header.stamp
+    msg.header.frame_id = frame_id
+    msg.angle_min, msg.angle_max = scan.angle_min, scan.angle_max
+    msg.angle_increment = scan.angle_increment
+    msg.range_min, msg.range_max = settings.range_min_m, settings.range_max_m
+    _fill(msg.ranges, scan.ranges)
+    return msg
+
+
+def level_frame(header: Header, frame_id: str, axes: NDArray[np.float64]) -> TransformStamped:
+    """Return the pose in the image's frame of a frame at its origin with these axes as rows."""
+    msg = TransformStamped()
+    msg.header.stamp = header.stamp
+    msg.header.frame_id = header.frame_id
+    msg.child_frame_id = frame_id
+    x, y, z, w = _quaternion(axes.T)
+    turn = msg.transform.rotation
+    turn.x, turn.y, turn.z, turn.w = x, y, z, w
+    return msg
+
+
+def _quaternion(rotation: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Return x, y, z, w of a rotation matrix.
+
+    Source: Shepperd, Quaternion from rotation matrix (1978): begins with the largest of the four.
+    """
+    m, trace = rotation, float(np.trace(rotation))
+    largest = int(np.argmax([m[0, 0], m[1, 1], m[2, 2], trace]))
+    if largest == 3:
+        parts = [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], 1 + trace]
+    else:
+        i, j, k = largest, (largest + 1) % 3, (largest + 2) % 3
+        parts = [0.0] * 4
+        parts[i] = 1 + 2 * m[i, i] - trace
+        parts[j], parts[k] = m[i, j] + m[j, i], m[i, k] + m[k, i]
+        parts[3] = m[k, j] - m[j, k]
+    x, y, z, w = (float(part) / math.hypot(*parts) for part in parts)
+    return x, y, z, w
+
+
 def status(header: Header, frame: DepthFrame, *, camera: str, model: str, backend: str,
            precision: str, device: str, camera_source: str, rectified: bool, input_age_ms: float,
            latency_ms: float, stage_ms: dict[str, float], counters: Snapshot,
-           notes: Sequence[str]) -> Any:
+           obstacle: Obstacle, notes: Sequence[str]) -> Any:
     """Return the DepthStatus of one frame; only where the message exists."""
     msg = DepthStatus()
     msg.header = header
@@ -141,6 +191,10 @@ def status(header: Header, frame: DepthFrame, *, camera: str, model: str, backen
     msg.valid_share = float(frame.valid_share)
     msg.removed_reasons = list(frame.removed)
     msg.removed_counts = list(frame.removed.values())
+    msg.obstacle_basis = obstacle.basis
+    msg.obstacle_distance_m = obstacle.distance_m
+    msg.obstacle_bearing_rad = obstacle.bearing_rad
+    msg.obstacle_height_m = obstacle.height_m
     msg.input_age_ms = input_age_ms if math.isfinite(input_age_ms) else math.nan
     msg.latency_ms = latency_ms
     msg.stage_names = list(stage_ms)

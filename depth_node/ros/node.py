@@ -235,6 +235,8 @@ class MonoDepthNode(LifecycleNode):
         """Refuse what the core refuses, with its reason (ValueError)."""
         settings.scale(wanted)
         settings.filters(wanted)
+        settings.cloud(wanted)
+        settings.scan(wanted)
         if self._backend is not None:
             check_range(wanted, self._backend.card)
 

@@ -7,25 +7,35 @@ import time
 from typing import Any
 
 from depth_node.camera import Camera
-from depth_node.geometry import CloudLayout, CloudPacker
+from depth_node.geometry import CloudPacker
+from depth_node.ground import Mount
 from depth_node.images import colorize
+from depth_node.obstacles import NearestObstacle, Obstacle, ScanError, ScanMaker
 from depth_node.pipeline import DepthFrame
-from depth_node.ros import messages
+from depth_node.ros import messages, settings
 from depth_node.ros.parameters import Parameters
 from depth_node.ros.qos import PublisherEventCallbacks, output_qos, overrides
+from depth_node.ros.transforms import NO_TF2
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from std_msgs.msg import Header
 
 DEPTH, CAMERA_INFO, POINTS = '~/depth/image', '~/depth/camera_info', '~/points'
+SCAN = '~/scan'
 COLOR, CONFIDENCE, STATUS = '~/depth/color', '~/confidence', '~/status'
-_NEEDS_CAMERA = (CAMERA_INFO, POINTS)
-_WHOLE = 1 << 20  # px; CloudPacker cuts a region off at the image's border
+_NEEDS_CAMERA = (CAMERA_INFO, POINTS, SCAN)
 
 
 class Outputs:
-    """Publishers of depth, points and status, created by configure and destroyed by cleanup."""
+    """Publishers of depth, points and status, created by configure and destroyed by cleanup.
+
+    Attributes:
+        qos: of each output by its full topic name.
+        notes: remarks on the frame published last.
+        refused: why outputs that somebody subscribes to were not made of it.
+        obstacle: the nearest one in it; sought only for ~/status.
+    """
 
     def __init__(self, node: Node, *, confidence: bool,
                  on_mismatch: Callable[[str, Any], None], camera: str = '') -> None:
@@ -41,9 +51,14 @@ class Outputs:
         self._node = node
         self._camera = camera
         self._publishers: dict[str, Any] = {}
+        self._frames: Any = None
+        self.notes: tuple[str, ...] = ()
+        self.refused: tuple[str, ...] = ()
+        self.obstacle = Obstacle('')
         self.qos: dict[str, QoSProfile] = {}
         kinds: list[tuple[str, Any]] = [
-            (DEPTH, Image), (CAMERA_INFO, CameraInfo), (POINTS, PointCloud2), (COLOR, Image)]
+            (DEPTH, Image), (CAMERA_INFO, CameraInfo), (POINTS, PointCloud2), (SCAN, LaserScan),
+            (COLOR, Image)]
         if confidence:
             kinds.append((CONFIDENCE, Image))
         if messages.DepthStatus is not None:
@@ -54,7 +69,10 @@ class Outputs:
         except Exception:
             self.destroy()
             raise
+        self._frames, self._no_frames = _broadcaster(node)
         self._packer: CloudPacker | None = None
+        self._scan_maker: ScanMaker | None = None
+        self._nearest: NearestObstacle | None = None
 
     def _create(self, topic: str, kind: Any, on_mismatch: Callable[[str, Any], None]) -> None:
         name = topic_of_camera(topic, self._camera)
@@ -71,6 +89,9 @@ class Outputs:
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
+        if self._frames is not None:
+            self._node.destroy_publisher(self._frames.pub_tf)
+            self._frames = None
 
     def wanted(self, parameters: Parameters) -> frozenset[str]:
         """Return the topics that are switched on and have a subscriber."""
@@ -79,54 +100,132 @@ class Outputs:
             off |= {DEPTH, CAMERA_INFO}
         if not parameters.cloud.publish:
             off.add(POINTS)
+        if not parameters.scan.publish:
+            off.add(SCAN)
         return frozenset(
             topic for topic, publisher in self._publishers.items()
             if topic not in off and publisher.get_subscription_count() > 0)
 
     def publish(self, frame: DepthFrame, header: Header, wanted: frozenset[str],
-                parameters: Parameters, stage_ms: dict[str, float]) -> int:
+                parameters: Parameters, stage_ms: dict[str, float],
+                mount: Mount | None = None) -> int:
         """Publish everything wanted but the status, and note the time it took in `stage_ms`.
+
+        Args:
+            frame: depth of one image.
+            header: of that image.
+            wanted: topics to make.
+            parameters: in force.
+            stage_ms: takes the stages `cloud`, `scan`, `obstacle` (each where it was made) and
+                `publish`.
+            mount: how the camera hangs above the floor; None where that is not known.
 
         Returns:
             How many messages were published.
         """
         started = time.perf_counter()
+        notes: list[str] = []
+        refused: list[str] = []
+        parts_ms: dict[str, float] = {}
         ready: list[tuple[str, Any]] = []
         if DEPTH in wanted:
             ready.append((DEPTH, messages.depth_image(header, frame.depth,
                                                       parameters.depth.encoding)))
-        if frame.camera is not None and CAMERA_INFO in wanted:
-            ready.append((CAMERA_INFO, messages.camera_info(header, frame.camera)))
-        packed = time.perf_counter()
-        if frame.camera is not None and POINTS in wanted:
-            packer = self._packer_for(frame.camera, parameters)
-            with_rgb = parameters.cloud.rgb
-            cloud = packer.pack(frame.depth, frame.rgb if with_rgb else None)
-            ready.append((POINTS, messages.point_cloud(header, cloud, with_rgb=with_rgb)))
-            stage_ms['cloud'] = 1e3 * (time.perf_counter() - packed)
+        camera = frame.camera
+        if camera is not None and CAMERA_INFO in wanted:
+            ready.append((CAMERA_INFO, messages.camera_info(header, camera)))
+        if camera is not None and POINTS in wanted:
+            begun = time.perf_counter()
+            ready.append((POINTS, self._cloud(frame, camera, header, parameters, mount, notes)))
+            parts_ms['cloud'] = 1e3 * (time.perf_counter() - begun)
+        transform = None
+        if camera is not None and SCAN in wanted:
+            begun = time.perf_counter()
+            try:
+                scan, transform = self._scan(frame, camera, header, parameters, mount, notes)
+                ready.append((SCAN, scan))
+            except ScanError as error:
+                refused.append(f'no ~/scan: {error}')
+            parts_ms['scan'] = 1e3 * (time.perf_counter() - begun)
+        self.obstacle = Obstacle('')
+        if camera is not None and STATUS in wanted:
+            begun = time.perf_counter()
+            self.obstacle = self._find_obstacle(frame, camera, parameters, mount)
+            parts_ms['obstacle'] = 1e3 * (time.perf_counter() - begun)
         if COLOR in wanted:
             near, far = parameters.depth.color_near_m, parameters.depth.color_far_m
             ready.append((COLOR, messages.image(header, colorize(frame.depth, near, far),
                                                 'bgr8')))
         if CONFIDENCE in wanted and frame.confidence is not None:
             ready.append((CONFIDENCE, messages.image(header, frame.confidence, '32FC1')))
+        if transform is not None:  # before the scan that needs it
+            self._frames.sendTransform(transform)
         for topic, message in ready:
             self._publishers[topic].publish(message)
-        stage_ms['publish'] = (1e3 * (time.perf_counter() - started) - stage_ms.get('cloud', 0.0))
+        total_ms = 1e3 * (time.perf_counter() - started)
+        stage_ms.update(parts_ms, publish=total_ms - sum(parts_ms.values()))
+        self.notes, self.refused = tuple(notes), tuple(refused)
         return len(ready)
+
+    def _cloud(self, frame: DepthFrame, camera: Camera, header: Header, parameters: Parameters,
+               mount: Mount | None, notes: list[str]) -> PointCloud2:
+        layout = settings.cloud(parameters, confidence=frame.confidence is not None)
+        if parameters.cloud.confidence and frame.confidence is None:
+            notes.append('no field confidence in the cloud: the network has no such output')
+        if self._packer is None or self._packer.camera != camera or self._packer.layout != layout:
+            self._packer = CloudPacker(camera, layout)
+        cloud = self._packer.pack(frame.depth, frame.rgb, confidence=frame.confidence,
+                                  mount=mount)
+        frame.removed.update({f'cloud_{reason}': count
+                              for reason, count in cloud.removed.items()})
+        if cloud.note:
+            notes.append(cloud.note)
+        return messages.point_cloud(header, cloud)
+
+    def _scan(self, frame: DepthFrame, camera: Camera, header: Header, parameters: Parameters,
+              mount: Mount | None, notes: list[str]) -> tuple[LaserScan, Any]:
+        """Return the scan, and the transform of its frame where that is to be published."""
+        wanted, maker = settings.scan(parameters), self._scan_maker
+        if maker is None or maker.camera != camera or maker.settings != wanted:
+            maker = self._scan_maker = ScanMaker(camera, wanted)
+        scan = maker.scan(frame.depth, mount)
+        if scan.note:
+            notes.append(scan.note)
+        frame_id, transform = parameters.scan.frame, None
+        if not frame_id:
+            frame_id = level_frame_of(header.frame_id)
+            if parameters.scan.publish_tf and self._frames is not None:
+                transform = messages.level_frame(header, frame_id, scan.axes)
+            elif parameters.scan.publish_tf:
+                notes.append(f'{frame_id}, the frame of ~/scan, is not on /tf: {self._no_frames}; '
+                             'publish it yourself, or name a level frame of yours in scan.frame')
+        return messages.laser_scan(header, frame_id, scan, wanted), transform
+
+    def _find_obstacle(self, frame: DepthFrame, camera: Camera, parameters: Parameters,
+                       mount: Mount | None) -> Obstacle:
+        band, nearest = settings.scan(parameters), self._nearest
+        if nearest is None or nearest.camera != camera or nearest.band != band:
+            nearest = self._nearest = NearestObstacle(camera, band)
+        return nearest.find(frame.depth, mount)
 
     def publish_status(self, message: Any) -> None:
         """Publish ~/status."""
         self._publishers[STATUS].publish(message)
 
-    def _packer_for(self, camera: Camera, parameters: Parameters) -> CloudPacker:
-        cloud = parameters.cloud
-        u0, v0, width, height = cloud.roi
-        roi = None if cloud.roi == (0, 0, 0, 0) else (u0, v0, width or _WHOLE, height or _WHOLE)
-        layout = CloudLayout(stride=cloud.stride, organised=cloud.organised, roi=roi)
-        if self._packer is None or self._packer.camera != camera or self._packer.layout != layout:
-            self._packer = CloudPacker(camera, layout)
-        return self._packer
+
+def _broadcaster(node: Node) -> tuple[Any, str]:
+    """Return what publishes on /tf, or None and why there is none."""
+    try:
+        from tf2_ros import TransformBroadcaster
+    except ImportError as error:
+        return None, NO_TF2 if error.name == 'tf2_ros' else (
+            f'tf2_ros cannot be imported: {error}')
+    return TransformBroadcaster(node), ''
+
+
+def level_frame_of(frame_id: str) -> str:
+    """Return the name of the level frame at a camera: cam_level for cam_optical_frame."""
+    return (frame_id.removesuffix('_optical_frame') or 'camera') + '_level'
 
 
 def topic_of_camera(topic: str, camera: str) -> str:

@@ -249,8 +249,13 @@ class CloudParameters:
         True, 'Publish ~/points. With false, depth_image_proc can make the cloud from '
         '~/depth/image in C++.', when=LIVE)
     rgb: bool = _parameter(
-        True, "Fill the field rgb with the image's colour; without it the points are x, y, z "
-        'and padding.', when=LIVE)
+        True, "Field rgb: the image's colour, packed as RViz reads it. Without any field the "
+        'points are x, y, z and 4 bytes of padding.', when=LIVE)
+    intensity: bool = _parameter(
+        False, "Field intensity: the image's brightness, 0 to 255; 4 bytes more per point beside "
+        'rgb.', when=LIVE)
+    confidence: bool = _parameter(
+        False, 'Field confidence, 0 to 1; only with a network that has this output.', when=LIVE)
     stride: int = _parameter(
         1, 'Take every n-th pixel of every n-th row.', when=LIVE, unit='px', low=1, high=64)
     organised: bool = _parameter(
@@ -259,6 +264,70 @@ class CloudParameters:
     roi: tuple[int, ...] = _parameter(
         (0, 0, 0, 0), 'Part of the image that becomes points: x, y, width, height; width or '
         'height 0 means up to the border.', when=LIVE, unit='px', low=0, high=65535)
+    far_m: float = _parameter(
+        0.0, 'Depths above are left out of the cloud (and stay in ~/depth/image); 0 is no limit '
+        'beyond filter.far_m.', when=LIVE, unit='m', low=0.0, high=1000.0)
+    far_points: bool = _parameter(
+        False, 'Pixels farther than cloud.far_m, or out of range, become points at the depth '
+        'cloud.far_m instead of none: a costmap can then clear what lies before them. Its '
+        'obstacle_max_range must be smaller than cloud.far_m, or it marks them. Unknown pixels '
+        'never become points.', when=LIVE)
+    voxel_m: float = _parameter(
+        0.0, 'Keep one point, the mean, per cube of this edge; 0 keeps all. Needs cloud.organised '
+        'false.', when=LIVE, unit='m', low=0.0, high=10.0)
+    min_height_m: float = _parameter(
+        0.0, 'Points lower above the floor are left out; needs the mount group. 0 for this and '
+        'for cloud.max_height_m is no limit.', when=LIVE, unit='m', low=-100.0, high=100.0)
+    max_height_m: float = _parameter(
+        0.0, 'Points higher above the floor are left out.', when=LIVE, unit='m',
+        low=-100.0, high=100.0)
+    remove_ground: bool = _parameter(
+        False, 'Leave out the floor and what is below it; needs the mount group. A costmap then '
+        'gets no points that clear along the floor.', when=LIVE)
+    ground_margin_m: float = _parameter(
+        0.05, 'Up to this height above the floor, at the camera, a point counts as floor.',
+        when=LIVE, unit='m', low=0.0, high=10.0)
+    ground_margin_per_m: float = _parameter(
+        0.02, 'Added to cloud.ground_margin_m per metre of horizontal distance; 0.02 forgives a '
+        'tilt that is wrong by one degree.', when=LIVE, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class ScanParameters:
+    """The laser scan, and what the status calls an obstacle."""
+
+    publish: bool = _parameter(
+        True, 'Publish ~/scan; needs the mount group.', when=LIVE)
+    frame: str = _parameter(
+        '', 'Frame of ~/scan: level, at the camera, x along the horizontal part of its viewing '
+        "direction, z up. For a level camera that is the body's frame (camera_link). Empty: the "
+        "image's frame without _optical_frame, with _level.", when=LIVE)
+    publish_tf: bool = _parameter(
+        True, 'Publish that frame on /tf with every scan, as a child of the frame of the image; '
+        'needs tf2_ros. Not done for a frame named by scan.frame, which your TF has to know.',
+        when=LIVE)
+    min_height_m: float = _parameter(
+        0.1, 'Lower end, at the camera, of the heights above the floor in which a thing is an '
+        'obstacle, for ~/scan and for the nearest obstacle in ~/status.', when=LIVE, unit='m',
+        low=-100.0, high=100.0)
+    max_height_m: float = _parameter(
+        1.0, 'Upper end of them: what the robot fits below is no obstacle.', when=LIVE, unit='m',
+        low=-100.0, high=100.0)
+    margin_per_m: float = _parameter(
+        0.02, 'Added to scan.min_height_m per metre of horizontal distance; 0.02 forgives a tilt '
+        'that is wrong by one degree.', when=LIVE, low=0.0, high=1.0)
+    range_min_m: float = _parameter(
+        0.2, 'Obstacles nearer than this become -Inf (too close, REP 117).', when=LIVE, unit='m',
+        low=0.0, high=1000.0)
+    range_max_m: float = _parameter(
+        8.0, 'Farther obstacles do not count; a bearing that is seen to be free up to here is '
+        '+Inf.', when=LIVE, unit='m', low=0.1, high=1000.0)
+    angle_increment_deg: float = _parameter(
+        0.25, 'Width of a bin; 0 makes one per image column, as depthimage_to_laserscan does.',
+        when=LIVE, unit='deg', low=0.0, high=45.0)
+    min_rows: int = _parameter(
+        2, 'An obstacle fills at least this many pixels one above the other.', when=LIVE,
+        unit='px', low=1, high=100)
 
 
 @dataclass(frozen=True)
@@ -274,7 +343,43 @@ class FilterParameters:
     flying_pixel_angle_deg: float = _parameter(
         4.0, 'Pixels on a surface seen at a smaller angle than this become unknown (NaN): most '
         'hang in the air between two objects. A floor is kept up to camera height / tan(angle). '
-        '0 is off.', when=LIVE, unit='deg', low=0.0, high=44.0)
+        '0 switches this test off.', when=LIVE, unit='deg', low=0.0, high=44.0)
+    flying_pixel_jump: float = _parameter(
+        0.1, 'Pixels beside a step of depth larger than this share become unknown, unless the '
+        'step is the slope of a plane: what hangs between two objects goes, a floor stays. '
+        '0 switches this test off.', when=LIVE, low=0.0, high=1.0)
+    speckle_px: int = _parameter(
+        0, 'Connected patches of fewer image pixels than this become unknown; 0 is off.',
+        when=LIVE, unit='px', low=0, high=1000000)
+    speckle_jump: float = _parameter(
+        0.1, 'Neighbours whose depths differ by more than this share are not connected.',
+        when=LIVE, low=0.001, high=1.0)
+    median: int = _parameter(
+        0, "Width of a median window, 3 or 5 pixels of the network's map; unknown pixels count "
+        'for nothing and stay unknown. 0 is off.', when=LIVE, unit='px', low=0, high=5)
+    temporal: str = _parameter(
+        'ema', 'Steadies depth where neither the picture nor the depth moves: ema is a running '
+        'mean, median stands firmer against single bad frames and costs more. Where something '
+        'moves, and everywhere while the camera does, the newest depth alone counts.',
+        when=LIVE, choices=('off', 'ema', 'median'))
+    temporal_frames: int = _parameter(
+        8, 'How many frames are averaged where nothing moves.', when=LIVE, low=2, high=15)
+    temporal_gate: float = _parameter(
+        0.05, 'A change of depth by more than this share is followed at once.', when=LIVE,
+        low=0.001, high=1.0)
+    min_confidence: float = _parameter(
+        0.0, 'Pixels of smaller confidence become unknown; only with a network that has this '
+        'output. 0 is off.', when=LIVE, low=0.0, high=1.0)
+    roi: tuple[int, ...] = _parameter(
+        (0, 0, 0, 0), 'Part of the rectified image that keeps its depth: x, y, width, height; '
+        'width or height 0 means up to the border.', when=LIVE, unit='px', low=0, high=65535)
+    ignore: str = _parameter(
+        '', "Polygon whose inside becomes unknown (the robot's own gripper or bumper), as Nav2 "
+        "writes them: '[[u, v], [u, v], [u, v]]' in pixels of the rectified image, or a list of "
+        'such polygons.', when=LIVE)
+    mask_file: str = _parameter(
+        '', 'Picture of the size of the image; where it is black, depth becomes unknown. '
+        'Empty: none.', when=LIVE)
 
 
 @dataclass(frozen=True)
@@ -414,6 +519,7 @@ class Parameters:
     input: InputParameters = InputParameters()
     depth: DepthParameters = DepthParameters()
     cloud: CloudParameters = CloudParameters()
+    scan: ScanParameters = ScanParameters()
     filter: FilterParameters = FilterParameters()
     scale: ScaleParameters = ScaleParameters()
     mount: MountParameters = MountParameters()
@@ -451,12 +557,29 @@ class Parameters:
     def _check_together(self) -> None:
         for low, high, unit in (('filter.near_m', 'filter.far_m', ' m'),
                                 ('scale.low', 'scale.high', ''),
-                                ('depth.color_near_m', 'depth.color_far_m', ' m')):
+                                ('depth.color_near_m', 'depth.color_far_m', ' m'),
+                                ('cloud.min_height_m', 'cloud.max_height_m', ' m'),
+                                ('scan.min_height_m', 'scan.max_height_m', ' m'),
+                                ('scan.range_min_m', 'scan.range_max_m', ' m')):
             below, above = (float(self.value(name)) for name in (low, high))  # type: ignore[arg-type]
-            off = low == 'filter.near_m' and 0 in (below, above)  # the card's limit counts there
+            off = ((low == 'filter.near_m' and 0 in (below, above))  # the card's limit counts
+                   or (low == 'cloud.min_height_m' and below == above == 0))
             if below >= above and not off:
                 raise ParameterError(f'{low} {below:g}{unit} is not below {high} {above:g}{unit}; '
                                      'set both in one call', (low, high))
+        cloud = self.cloud
+        if cloud.voxel_m > 0 and cloud.organised:
+            raise ParameterError(
+                f'cloud.voxel_m {cloud.voxel_m:g} m needs cloud.organised false: what remains of '
+                'an organised cloud is no grid of pixels; set both in one call',
+                ('cloud.voxel_m', 'cloud.organised'))
+        if cloud.far_points and not 0 < cloud.far_m <= (self.filter.far_m or math.inf):
+            raise ParameterError(
+                f'cloud.far_points needs cloud.far_m, the depth to put them at, found '
+                f'{cloud.far_m:g} m: expected more than 0 and at most filter.far_m '
+                f"({self.filter.far_m:g} m; 0 is the end of the model's range), up to which such "
+                'pixels are known to be free; set both in one call',
+                ('cloud.far_points', 'cloud.far_m', 'filter.far_m'))
 
 
 def specs() -> dict[str, Spec]:
