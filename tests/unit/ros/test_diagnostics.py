@@ -89,6 +89,20 @@ def test_all_is_well() -> None:
     ('output', OK, 'idle', dict(wanted=())),
     ('output', WARN, 'no usable depth', dict(valid_share=0.0)),
     ('scale', WARN, 'assumes', dict(notes=('scale assumes 60 degrees',))),
+    ('scale', WARN, 'source points, waiting: nobody publishes /scan; no estimate yet', dict(
+        scale=dict(source='points', state='waiting', note='no estimate yet',
+                   problem='nobody publishes /scan'))),
+    ('scale', WARN, 'source points, held: silent', dict(
+        scale=dict(source='points', state='held', note='silent', problem='silent'))),
+    ('scale', OK, 'source points, idle', dict(
+        scale=dict(source='points', state='waiting', problem='x'), wanted=())),
+    ('scale', OK, 'source ground, idle', dict(
+        scale=dict(source='ground', state='waiting'), lifecycle='inactive')),
+    ('scale', WARN, 'source points: no transform', dict(
+        scale=dict(source='points', state='ok', problem='no transform'))),
+    ('scale', OK, 'source fixed', dict(scale=dict(source='fixed', state='ok'))),
+    ('mount', WARN, 'TF is old', dict(mount=dict(source='parameters', problem='TF is old'))),
+    ('mount', OK, 'from imu', dict(mount=dict(source='imu'))),
 ])
 def test_each_trouble_is_named(check: str, level: int, said: str,
                                changes: dict[str, Any]) -> None:
