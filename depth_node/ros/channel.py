@@ -442,7 +442,8 @@ class Channel:
             if transport == 'compressed':
                 base, extra = topic.removesuffix('/compressed'), ' transport:=compressed'
                 parameter = f' -p {self._parameter("input.transport")}:=compressed'
-            launch = '' if self.name else f'image_topic:={base}{extra} (launch) or '
+            launch = (f'{base} in the list image_topic:= (launch) or ' if self.name
+                      else f'image_topic:={base}{extra} (launch) or ')
             lines.append(f'there is {topic} ({transport}, {words}): use {launch}--ros-args '
                          f'-r {self._image_name}:={base}{parameter} (run)')
         return lines

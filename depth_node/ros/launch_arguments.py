@@ -8,13 +8,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+from depth_node.ros.camera_parameters import check_names
+from depth_node.ros.parameters import ParameterError
+import yaml
+
 IMAGE_TOPIC = '/camera/image_raw'
 # name -> (default, description); '' means that the parameters file or the node's default decides
 ARGUMENTS: dict[str, tuple[str, str]] = {
     'image_topic': (IMAGE_TOPIC, 'Camera image: sensor_msgs/Image, or CompressedImage where the '
-                    'name ends in /compressed or transport is compressed.'),
+                    'name ends in /compressed or transport is compressed. With cameras: a name '
+                    'with {camera} in it (then the default is /{camera}/image_raw), or one name '
+                    'for each camera, with commas.'),
     'camera_info_topic': ('', 'CameraInfo of that image; empty takes camera_info beside the '
-                          'image topic, as camera drivers publish it.'),
+                          'image topic, as camera drivers publish it. With cameras: as '
+                          'image_topic.'),
+    'cameras': ('', 'Names of several cameras for this node, with commas: front,left; empty takes '
+                'cameras of params_file, without that one camera without a name.'),
     'transport': ('', 'raw or compressed; empty takes input.transport of the parameters.'),
     'model': ('', 'Name or path of a model card; empty takes model.name of the parameters.'),
     'backend': ('', 'Runtime of the network; empty takes backend.name of the parameters.'),
@@ -23,7 +32,8 @@ ARGUMENTS: dict[str, tuple[str, str]] = {
     'params_file': ('', 'YAML file with parameters; config/mono_depth.yaml has them all.'),
     'namespace': ('', 'Namespace of the node.'),
     'autostart': ('true', 'false leaves configure and activate to a lifecycle manager.'),
-    'rviz': ('false', 'Start RViz with rviz/mono_depth.rviz.'),
+    'rviz': ('false', 'Start RViz with rviz/mono_depth.rviz; of several cameras it shows the '
+             'first.'),
     'fixed_frame': ('camera_optical_frame', 'Fixed frame of RViz: the frame_id of the images, or '
                     'any frame that TF connects with it.'),
     'use_sim_time': ('false', 'Take the time from /clock: for bags (ros2 bag play --clock) and '
@@ -75,6 +85,38 @@ def camera_info_beside(image_topic: str) -> str:
     return f'{head}{slash}camera_info'
 
 
+def _topics(argument: str, text: str, cameras: tuple[str, ...]) -> list[str]:
+    """Return the topic of each camera, one where none is named.
+
+    Raises:
+        ArgumentError: not as many topics as cameras.
+    """
+    if cameras and text == IMAGE_TOPIC:
+        text = '/{camera}/image_raw'
+    names = [name.strip() for name in text.split(',') if name.strip()]
+    if '{camera}' in text and len(names) == 1:
+        names = [names[0].replace('{camera}', camera) for camera in cameras]
+    if len(names) != max(1, len(cameras)) or '{' in ''.join(names):
+        wanted = (f'one topic for each of {", ".join(cameras)}, with commas, or one with '
+                  '{camera} in it' if cameras else 'the name of one topic')
+        raise ArgumentError(f'{argument}:={text}: expected {wanted}')
+    return names
+
+
+def _cameras_of_file(file: Path) -> tuple[str, ...]:
+    """Return the names that a parameters file gives to cameras, none for a file that is wrong.
+
+    The node reads it again, and says what is wrong.
+    """
+    try:
+        nodes = yaml.safe_load(file.read_text(encoding='utf-8'))
+        found = [node['ros__parameters']['cameras'] for node in nodes.values()
+                 if 'cameras' in node['ros__parameters']]
+        return tuple(str(name) for name in found[-1] if name)
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+        return ()
+
+
 def switch(values: Mapping[str, str], name: str) -> bool:
     """Return a true/false argument.
 
@@ -103,22 +145,34 @@ def node_launch(values: Mapping[str, str], share: Path,
     level = values['log_level'].lower()
     if level not in LOG_LEVELS:
         raise ArgumentError(f'log_level:={level}: expected one of {", ".join(LOG_LEVELS)}')
-    image = values['image_topic']
-    if not image:
-        raise ArgumentError('image_topic is empty: name the camera topic')
-    info = values['camera_info_topic'] or camera_info_beside(image)
     parameters: list[Any] = []
+    cameras = tuple(name.strip() for name in values['cameras'].split(',') if name.strip())
     if values['params_file']:
         file = Path(values['params_file']).expanduser()
         if not file.is_file():
             raise ArgumentError(f'params_file:={file}: no such file')
         parameters.append(str(file))
+        cameras = cameras or _cameras_of_file(file)
+    try:
+        check_names(cameras or ('',))
+    except ParameterError as error:
+        raise ArgumentError(str(error)) from error
+    images = _topics('image_topic', values['image_topic'], cameras)
+    infos = [camera_info_beside(image) for image in images]
+    if values['camera_info_topic']:
+        infos = _topics('camera_info_topic', values['camera_info_topic'], cameras)
+    remappings = []
+    for camera, image, info in zip(cameras or ('',), images, infos, strict=True):
+        below = f'{camera}/' if camera else ''
+        remappings += [(f'{below}image', image), (f'{below}camera_info', info)]
     given: dict[str, Any] = {
         'use_sim_time': switch(values, 'use_sim_time'), 'autostart': switch(values, 'autostart')}
     for argument, name in (('model', 'model.name'), ('backend', 'backend.name'),
                            ('precision', 'backend.precision'), ('transport', 'input.transport')):
         if values[argument]:
             given[name] = values[argument]
+    if cameras:
+        given['cameras'] = list(cameras)
     parameters.append(given)
     env: dict[str, str] = {}
     if switch(values, 'fastdds_profile') and not any(
@@ -127,12 +181,12 @@ def node_launch(values: Mapping[str, str], share: Path,
             share / 'config/fastdds_large_messages.xml')
     namespace = values['namespace'].strip('/')
     prefix = f'/{namespace}/mono_depth' if namespace else '/mono_depth'
-    rviz_remappings = [('/camera/image_raw', image)]
-    if namespace:
-        rviz_remappings += [(f'/mono_depth/{name}', f'{prefix}/{name}') for name in OUTPUTS]
+    rviz_remappings = [('/camera/image_raw', images[0])]
+    outputs = f'{prefix}/{cameras[0]}' if cameras else prefix
+    if outputs != '/mono_depth':
+        rviz_remappings += [(f'/mono_depth/{name}', f'{outputs}/{name}') for name in OUTPUTS]
     return NodeLaunch(
-        parameters=parameters, remappings=[('image', image), ('camera_info', info)],
-        namespace=namespace, arguments=[
+        parameters=parameters, remappings=remappings, namespace=namespace, arguments=[
             '--ros-args', '--log-level', f'{prefix[1:].replace("/", ".")}:={level}'],
         env=env, rviz=switch(values, 'rviz'),
         rviz_arguments=['-d', str(share / 'rviz/mono_depth.rviz'), '-f', values['fixed_frame']],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from depth_node.ros.camera_parameters import ParameterSet, camera_specs, check_names
 from depth_node.ros.parameters import CAMERA_GROUPS, START, ParameterError, Parameters, specs
 import pytest
+import yaml
 
 
 def two(**changes: Any) -> ParameterSet:
@@ -104,3 +106,22 @@ def test_contradictions_name_the_camera_and_its_own_parameters() -> None:
     assert 'camera left' in str(refusal.value)
     both = two(left__filter__near_m=6, left__filter__far_m=8, filter__far_m=5)
     assert (both.of('left').filter.near_m, both.of('left').filter.far_m) == (6.0, 8.0)
+
+
+def test_the_example_is_usable(repository: Path) -> None:
+    tree = yaml.safe_load((repository / 'config' / 'several_cameras.yaml').read_text())
+    given: dict[str, Any] = {}
+
+    def walk(node: dict[str, Any], prefix: str) -> None:
+        for name, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f'{prefix}{name}.')
+            else:
+                given[prefix + name] = value
+
+    walk(tree['/**']['ros__parameters'], '')
+    cameras = {'cameras': given.pop('cameras')}
+    both = ParameterSet().changed(cameras).changed(given)
+    assert (both.of('front').scale.source, both.of('left').scale.source) == ('ground', 'fixed')
+    assert (both.of('front').filter.far_m, both.of('left').filter.far_m) == (4.0, 6.0)
+    assert both.of('front').mount.height_m > 0, 'scale.source ground needs it'

@@ -57,6 +57,40 @@ def test_arguments_win_over_the_file(tmp_path: Path) -> None:
     assert ('/camera/image_raw', '/x/image') in wanted.rviz_remappings
 
 
+def remappings(**changes: str) -> dict[str, str]:
+    return dict(node_launch({**DEFAULTS, **changes}, SHARE, {}).remappings)
+
+
+def test_several_cameras_get_their_topics() -> None:
+    assert remappings(cameras='front, left') == {
+        'front/image': '/front/image_raw', 'front/camera_info': '/front/camera_info',
+        'left/image': '/left/image_raw', 'left/camera_info': '/left/camera_info'}
+    assert remappings(cameras='front,left', image_topic='/cam_{camera}/rgb/image_rect',
+                      camera_info_topic='/infos/{camera}') == {
+        'front/image': '/cam_front/rgb/image_rect', 'front/camera_info': '/infos/front',
+        'left/image': '/cam_left/rgb/image_rect', 'left/camera_info': '/infos/left'}
+    assert remappings(cameras='front,left', image_topic='/a/image_raw,/b/image_raw') == {
+        'front/image': '/a/image_raw', 'front/camera_info': '/a/camera_info',
+        'left/image': '/b/image_raw', 'left/camera_info': '/b/camera_info'}
+    wanted = node_launch({**DEFAULTS, 'cameras': 'front', 'namespace': 'robot'}, SHARE, {})
+    assert wanted.parameters[-1]['cameras'] == ['front']
+    assert ('/camera/image_raw', '/front/image_raw') in wanted.rviz_remappings
+    assert ('/mono_depth/points', '/robot/mono_depth/front/points') in wanted.rviz_remappings
+    assert 'cameras' in specs()
+
+
+def test_cameras_of_the_parameters_file_get_their_topics(repository: Path, tmp_path: Path) -> None:
+    example = str(repository / 'config' / 'several_cameras.yaml')
+    assert remappings(params_file=example) == remappings(cameras='front,left')
+    assert list(remappings(params_file=example, cameras='rear')) == [
+        'rear/image', 'rear/camera_info']
+    for text in ('a: [', '[1, 2]', '{a: {ros__parameters: {cameras: 3}}}', '', '{a: null}',
+                 "{a: {ros__parameters: {cameras: ['']}}}"):
+        file = tmp_path / 'p.yaml'
+        file.write_text(text)
+        assert remappings(params_file=str(file)) == remappings(), text
+
+
 @pytest.mark.parametrize(('environment', 'env'), [
     ({}, {'FASTDDS_DEFAULT_PROFILES_FILE': PROFILE}),
     ({'ROS_DISTRO': 'kilted'}, {'FASTDDS_DEFAULT_PROFILES_FILE': PROFILE}),
@@ -71,7 +105,14 @@ def test_the_profile_is_set_unless_the_user_has_one(
 
 @pytest.mark.parametrize(('changes', 'said'), [
     (dict(rviz='maybe'), 'rviz:=maybe'), (dict(log_level='loud'), 'log_level:=loud'),
-    (dict(params_file='/no/such.yaml'), '/no/such.yaml'), (dict(image_topic=''), 'image_topic')])
+    (dict(params_file='/no/such.yaml'), '/no/such.yaml'), (dict(image_topic=''), 'image_topic'),
+    (dict(image_topic='/a,/b'), 'the name of one topic'),
+    (dict(image_topic='/{camera}/image'), 'the name of one topic'),
+    (dict(cameras='front,left', image_topic='/a/image'), 'for each of front, left'),
+    (dict(cameras='front,left', image_topic='/{cam}/a,/b'), 'for each of front, left'),
+    (dict(cameras='a,b', camera_info_topic='/a/info'), 'camera_info_topic:=/a/info'),
+    (dict(cameras='front,scale'), "cameras: found 'scale'"),
+    (dict(cameras='front,front'), 'each name once')])
 def test_bad_arguments_are_refused(changes: dict[str, str], said: str) -> None:
     with pytest.raises(ArgumentError) as refusal:
         node_launch({**DEFAULTS, **changes}, SHARE, {})
