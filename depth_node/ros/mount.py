@@ -138,12 +138,12 @@ class MountSource:
         """QoS of the subscription by full topic name."""
         return {} if self._imu is None else self._imu.qos
 
-    def watch(self, parameters: Parameters, *, wanted: bool) -> None:
-        """Subscribe while somebody needs the mount; call it about twice a second."""
-        if wanted and (parameters.mount.frame or self._imu is not None):
+    def watch(self, parameters: Parameters, *, active: bool) -> None:
+        """Subscribe while the node is active; call it about twice a second."""
+        if active and (parameters.mount.frame or self._imu is not None):
             self._transforms.listen()
         if self._imu is not None:
-            self._imu.watch(wanted=wanted)
+            self._imu.watch(wanted=active)
 
     def _on_imu(self, message: Imu) -> None:
         # REP 145: a covariance that begins with -1 says that there are no such readings
@@ -248,6 +248,13 @@ class MountSource:
         """Drop the subscription."""
         if self._imu is not None:
             self._imu.destroy()
+
+
+def is_wanted(parameters: Parameters) -> bool:
+    """Return whether the mount is given in some way, or needed in any case."""
+    given = parameters.mount
+    return bool(parameters.scale.source == 'ground' or given.frame or given.imu_topic
+                or given.height_m or given.pitch_deg or given.roll_deg)
 
 
 def _mount(up: NDArray[np.float64], height_m: float) -> Mount:
