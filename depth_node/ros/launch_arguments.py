@@ -29,6 +29,12 @@ ARGUMENTS: dict[str, tuple[str, str]] = {
     'backend': ('', 'Runtime of the network; empty takes backend.name of the parameters.'),
     'precision': ('', 'fp32, bf16, fp16, int8 or auto; empty takes backend.precision of the '
                   'parameters.'),
+    'scale_source': ('', 'Where metres come from: model, fixed, points or ground; empty takes '
+                     'scale.source of the parameters.'),
+    'points_topic': ('', 'PointCloud2, LaserScan or Range for scale_source points; empty takes '
+                     'scale.points_topic of the parameters.'),
+    'mount_frame': ('', 'TF frame on the floor with its z axis up, such as base_footprint; empty '
+                    'takes mount.frame of the parameters.'),
     'params_file': ('', 'YAML file with parameters; config/mono_depth.yaml has them all.'),
     'namespace': ('', 'Namespace of the node.'),
     'autostart': ('true', 'false leaves configure and activate to a lifecycle manager.'),
@@ -168,7 +174,10 @@ def node_launch(values: Mapping[str, str], share: Path,
     given: dict[str, Any] = {
         'use_sim_time': switch(values, 'use_sim_time'), 'autostart': switch(values, 'autostart')}
     for argument, name in (('model', 'model.name'), ('backend', 'backend.name'),
-                           ('precision', 'backend.precision'), ('transport', 'input.transport')):
+                           ('precision', 'backend.precision'), ('transport', 'input.transport'),
+                           ('scale_source', 'scale.source'),
+                           ('points_topic', 'scale.points_topic'),
+                           ('mount_frame', 'mount.frame')):
         if values[argument]:
             given[name] = values[argument]
     if cameras:

@@ -42,11 +42,13 @@ def test_arguments_win_over_the_file(tmp_path: Path) -> None:
         {**DEFAULTS, 'params_file': str(file), 'model': 'large', 'backend': 'openvino',
          'precision': 'fp32', 'transport': 'compressed', 'use_sim_time': 'True',
          'camera_info_topic': '/elsewhere', 'namespace': '/robot/front/', 'log_level': 'DEBUG',
-         'rviz': 'true', 'image_topic': '/x/image'}, SHARE, {})
+         'rviz': 'true', 'image_topic': '/x/image', 'scale_source': 'points',
+         'points_topic': '/lidar', 'mount_frame': 'base_footprint'}, SHARE, {})
     assert wanted.parameters[0] == str(file)
     assert wanted.parameters[1] == {
         'use_sim_time': True, 'autostart': True, 'model.name': 'large',
-        'backend.name': 'openvino', 'backend.precision': 'fp32', 'input.transport': 'compressed'}
+        'backend.name': 'openvino', 'backend.precision': 'fp32', 'input.transport': 'compressed',
+        'scale.source': 'points', 'scale.points_topic': '/lidar', 'mount.frame': 'base_footprint'}
     assert set(wanted.parameters[1]) - {'use_sim_time'} <= set(specs())
     assert ('camera_info', '/elsewhere') in wanted.remappings
     assert wanted.namespace == 'robot/front'
