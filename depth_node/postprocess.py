@@ -22,7 +22,8 @@ def as_map(raw: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def to_depth(raw: NDArray[np.float32], spec: OutputSpec,
-             network_camera: Camera | None = None) -> NDArray[np.float32]:
+             network_camera: Camera | None = None, *,
+             keep_signed: bool = False) -> NDArray[np.float32]:
     """Turn a network's raw map into depth.
 
     Kinds, with x the raw value: `depth` x; `log_depth` exp(x); `inv_depth` 1 / x;
@@ -36,6 +37,9 @@ def to_depth(raw: NDArray[np.float32], spec: OutputSpec,
         spec: the card's description of it.
         network_camera: rectified camera scaled to the network's input; needed by
             `canonical_depth` (the caller passes an assumed one where the real is unknown).
+        keep_signed: of the relative kinds, keep values that are not positive: they are depths
+            once the shift is added (`scale.Scale.apply` removes those that are not).  A
+            `rel_inv_depth` of 0 becomes an infinite depth, a negative one a negative depth.
 
     Returns:
         (h, w) float32, metres along the optical axis (REP 118); NaN where the network gave no
@@ -57,7 +61,10 @@ def to_depth(raw: NDArray[np.float32], spec: OutputSpec,
                                 dtype=np.float32)
         else:
             depth = np.array(raw, np.float32)
-        unusable = ~np.isfinite(depth) | (depth <= 0)
+        if keep_signed and not spec.metric:
+            unusable = ~np.isfinite(raw)
+        else:
+            unusable = ~np.isfinite(depth) | (depth <= 0)
     if unusable.any():
         depth[unusable] = np.nan
     return depth

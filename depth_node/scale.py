@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 from typing import Protocol
 
 from depth_node.camera import Camera
+from depth_node.model_card import METRIC_KINDS
+from depth_node.scale_fit import inverse
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,12 @@ SPACES = ('depth', 'inv_depth')
 # ok: in force and recent; waiting: no estimate yet; held: the last good one while its source is
 # silent; refused: what the source said could not be used.
 STATES = ('ok', 'waiting', 'held', 'refused')
+WHEN_STALE = ('hold', 'model', 'blank')
+
+
+def affine_space(kind: str) -> str:
+    """Return the space in which a network of this output kind is right up to scale and shift."""
+    return 'depth' if kind == 'rel_depth' else 'inv_depth'
 
 
 @dataclass(frozen=True)
@@ -64,25 +72,35 @@ class Scale:
             raise ValueError('scale source model takes the network at its word (scale 1, shift '
                              '0); for other numbers choose source fixed')
 
+    @property
+    def identity(self) -> bool:
+        """True where depth stays as the network gave it."""
+        return self.scale == 1.0 and self.shift == 0.0
+
     def apply(self, depth: NDArray[np.float32]) -> None:
-        """Correct (h, w) depth in metres in place; what falls to zero or below becomes NaN."""
+        """Correct (h, w) depth in metres in place; what is not positive afterwards becomes NaN.
+
+        A network that knows inverse depth only up to a shift may say 0 or less where it is far
+        (depth +-Inf or negative here); with the shift such a value is a depth like any other.
+        """
         if not self.usable:
             depth.fill(np.nan)
             return
         inverse = self.space == 'inv_depth' and self.shift != 0.0
-        if inverse:
-            with np.errstate(divide='ignore'):
+        with np.errstate(divide='ignore', over='ignore', invalid='ignore'):
+            if inverse:
                 np.reciprocal(depth, out=depth)
-        if self.scale != 1.0:
-            # without a shift a factor on 1 / depth is a divisor of depth
-            factor = self.scale if inverse or self.space == 'depth' else 1 / self.scale
-            depth *= np.float32(factor)
-        if self.shift != 0.0:
-            depth += np.float32(self.shift)
-            if self.shift < 0.0:
-                depth[depth <= 0] = np.nan
-        if inverse:
-            np.reciprocal(depth, out=depth)
+            if self.scale != 1.0:
+                # without a shift a factor on 1 / depth is a divisor of depth
+                factor = self.scale if inverse or self.space == 'depth' else 1 / self.scale
+                depth *= np.float32(factor)
+            if self.shift != 0.0:
+                depth += np.float32(self.shift)
+            if inverse:
+                np.reciprocal(depth, out=depth)
+            unusable = ~((depth > 0) & (depth < np.inf))
+        if unusable.any():
+            depth[unusable] = np.nan
 
 
 class ScaleEstimator(Protocol):
@@ -100,3 +118,259 @@ class ScaleEstimator(Protocol):
 
     def reset(self) -> None:
         """Forget what came from earlier images."""
+
+
+@dataclass(frozen=True)
+class TrackSettings:
+    """What becomes of the estimates of single images.
+
+    Attributes:
+        low: smaller factors are refused (networks with metres of their own only).
+        high: larger ones are.
+        max_uncertainty: larger relative uncertainties are refused.
+        smoothing_s: time constant of the smoothing, seconds; 0 is none.
+        max_age_s: an estimate whose newest measurement is older is stale, seconds.
+        when_stale: one of `WHEN_STALE`: hold the last estimate (before the first one the
+            network's own depth), take the network's own depth, or blank.
+        kind: the network's output kind (`model_card.OUTPUT_KINDS`).
+    """
+
+    low: float = 0.2
+    high: float = 5.0
+    max_uncertainty: float = 0.1
+    smoothing_s: float = 1.0
+    max_age_s: float = 3.0
+    when_stale: str = 'hold'
+    kind: str = 'depth'
+
+    def __post_init__(self) -> None:
+        """Refuse settings that let nothing pass."""
+        if not 0 < self.low < self.high:
+            raise ValueError(f'scale: low {self.low}, high {self.high}; expected 0 < low < high')
+        if not (self.max_uncertainty > 0 and self.smoothing_s >= 0 and self.max_age_s > 0):
+            raise ValueError(
+                f'scale: max_uncertainty {self.max_uncertainty}, smoothing_s '
+                f'{self.smoothing_s}, max_age_s {self.max_age_s}; expected more than 0 '
+                '(smoothing_s: not less)')
+        if self.when_stale not in WHEN_STALE:
+            raise ValueError(f'scale: when_stale {self.when_stale!r}, expected one of '
+                             f'{", ".join(WHEN_STALE)}')
+
+    @property
+    def relative(self) -> bool:
+        """True for networks whose depth is no metres before it is fitted."""
+        return self.kind not in METRIC_KINDS
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The correction that one image's measurements ask for.
+
+    Attributes:
+        parameters: (1,) log of the factor, or (2,) scale and shift in `space`.
+        covariance: of `parameters`.
+        space: one of `SPACES`.
+        at: values that the network gave (in `space`) at near, middle and far pixels; where the
+            uncertainty of scale and shift together is judged.  Not used with one parameter.
+        support: how many measurements agree with it.
+        proven: False where nothing in the measurement could have contradicted it; such an
+            estimate does not replace another one.
+        note: what a reader of the status should know.
+    """
+
+    parameters: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    space: str = 'depth'
+    at: tuple[float, ...] = ()
+    support: int = 0
+    proven: bool = True
+    note: str = ''
+
+    @property
+    def direction(self) -> NDArray[np.float64]:
+        """How the parameters change where all depths grow by a small share."""
+        if self.parameters.size == 1:
+            return np.ones(1)
+        return self.parameters if self.space == 'depth' else -self.parameters
+
+    @property
+    def scale(self) -> float:
+        """The factor."""
+        first = float(self.parameters[0])
+        return math.exp(min(first, 700.0)) if self.parameters.size == 1 else first
+
+    @property
+    def shift(self) -> float:
+        """The shift, in the unit of `space`."""
+        return float(self.parameters[1]) if self.parameters.size == 2 else 0.0
+
+    @property
+    def uncertainty(self) -> float:
+        """Relative standard uncertainty of the corrected depth (root mean square over `at`)."""
+        if self.parameters.size == 1:
+            return math.sqrt(max(float(self.covariance[0, 0]), 0.0))
+        rows = np.stack([np.asarray(self.at), np.ones(len(self.at))], 1)
+        value = rows @ self.parameters
+        if not len(value) or (value <= 0).any():
+            return math.inf
+        # d log(depth) = -+ d(value) / value in either space
+        variance = np.einsum('ni,ij,nj->n', rows, self.covariance, rows) / value**2
+        return math.sqrt(max(float(variance.mean()), 0.0))
+
+    def distance(self, other: Estimate) -> float:
+        """Return how many standard deviations two estimates are apart."""
+        if self.parameters.size != other.parameters.size or self.space != other.space:
+            return math.inf
+        difference = self.parameters - other.parameters
+        covariance = self.covariance + other.covariance
+        square = float(difference @ inverse(covariance) @ difference)
+        return math.sqrt(square) if square >= 0 else math.inf
+
+
+class ScaleTracker:
+    """From estimates of single images to the scale in force: smoothing, gating, stale-out.
+
+    Estimates are averaged by their information (inverse covariance), older ones counting less by
+    exp(-age / smoothing_s).  The uncertainty of the average is not smaller than that of its
+    parts, because neighbouring images share their errors.  An estimate that contradicts the
+    average waits until it has repeated itself; then the average starts again from it.
+
+    Attributes:
+        settings: may be replaced at any time.
+        problem: why the newest image gave no estimate, '' where it did.
+    """
+
+    def __init__(self, source: str, settings: TrackSettings, *, patience_s: float = 0.0) -> None:
+        """Begin without any estimate.
+
+        Args:
+            source: one of `SOURCES`, for the status.
+            settings: see there.
+            patience_s: how long estimates must contradict the average before they replace it;
+                at least three of them in any case.
+        """
+        self.source = source
+        self.settings = settings
+        self.patience_s = patience_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all estimates."""
+        self.problem = ''
+        self._state: Estimate | None = None
+        self._weight = 0.0
+        self._stamp = math.nan
+        self._rival: Estimate | None = None
+        self._rival_since = math.nan
+        self._rivals = 0
+
+    def refuse(self, reason: str) -> None:
+        """Note that an image gave no estimate."""
+        self.problem = reason
+
+    def add(self, estimate: Estimate, stamp: float, confirmations: int = 1) -> None:
+        """Take the estimate of one image, or note in `problem` why not.
+
+        Args:
+            estimate: of one image.
+            stamp: time of its measurements, seconds.
+            confirmations: how many in a row must agree before they come into force.
+        """
+        self.problem = self._objection(estimate)
+        if self.problem:
+            return
+        state = self._state
+        if state is None or not self._agree(estimate, state, _GATE):
+            self._replace(estimate, stamp, confirmations)
+            return
+        self._rival, self._rivals = None, 0
+        gap = abs(stamp - self._stamp)
+        smoothing = self.settings.smoothing_s
+        kept = self._weight * math.exp(-gap / smoothing) if smoothing > 0 else 0.0
+        own = 1.0 / (1.0 + kept)
+        old = (1 - own) * inverse(state.covariance)
+        new = own * inverse(estimate.covariance)
+        covariance = inverse(old + new)
+        mean = covariance @ (old @ state.parameters + new @ estimate.parameters)
+        self._state = replace(estimate, parameters=mean, covariance=covariance)
+        self._weight, self._stamp = 1.0 + kept, max(stamp, self._stamp)
+
+    def scale(self, stamp: float) -> Scale:
+        """Return the correction in force at a time."""
+        settings, state = self.settings, self._state
+        if state is None:
+            return self._without(math.nan, self.problem or 'no measurement yet')
+        age = stamp - self._stamp
+        note = state.note
+        if -settings.max_age_s <= age <= settings.max_age_s:
+            condition = 'ok'
+            if self.problem:
+                note = f'newest measurement not used: {self.problem}'
+        else:
+            reason = self.problem or f'no usable measurement for {age:.1f} s'
+            if settings.when_stale != 'hold':
+                return self._without(age, reason)
+            condition = 'refused' if self.problem else 'held'
+            note = f'{reason}; holding the estimate of then'
+        return Scale(self.source, state.scale, state.shift, state.space, condition, True,
+                     state.uncertainty, state.support, age, note)
+
+    def _without(self, age: float, reason: str) -> Scale:
+        blank = self.settings.when_stale == 'blank'
+        instead = 'no depth until then' if blank else (
+            "the network's own depth, which is not metric, until then"
+            if self.settings.relative else "the network's own metres until then")
+        return Scale(self.source, state='refused' if self.problem else 'waiting',
+                     usable=not blank, age_s=age, note=f'{reason}; {instead}')
+
+    def _objection(self, estimate: Estimate) -> str:
+        settings = self.settings
+        scale, shift = estimate.scale, estimate.shift
+        if not (0 < scale < math.inf and math.isfinite(shift)
+                and np.isfinite(inverse(estimate.covariance)).all()):
+            return 'the fit has no finite, positive factor'
+        if not settings.relative and not settings.low <= scale <= settings.high:
+            return (f'factor {scale:.3g} is outside of {settings.low:g} to {settings.high:g} '
+                    '(scale.low, scale.high)')
+        uncertainty = estimate.uncertainty
+        if not uncertainty <= settings.max_uncertainty:
+            return (f'uncertainty {100 * uncertainty:.0f} % is more than '
+                    f'{100 * settings.max_uncertainty:.0f} % (scale.max_uncertainty)')
+        return ''
+
+    @staticmethod
+    def _agree(one: Estimate, other: Estimate, gate: float) -> bool:
+        return one.distance(other) <= gate or (
+            one.parameters.size == other.parameters.size == 1
+            and abs(one.scale / other.scale - 1) < _SAME)
+
+    def _replace(self, estimate: Estimate, stamp: float, confirmations: int) -> None:
+        """Begin from an estimate, once it has repeated itself."""
+        state = self._state
+        if state is not None and not abs(stamp - self._stamp) <= self.settings.max_age_s:
+            state = None  # stale: nothing is left to defend
+        if state is not None and not estimate.proven:
+            self.problem = _CONTRADICTS.format(estimate.scale, state.scale)
+            return
+        if self._rival is None or not self._agree(estimate, self._rival, _RIVAL_GATE):
+            self._rival_since, self._rivals = stamp, 0
+        self._rival, self._rivals = estimate, self._rivals + 1
+        needed = confirmations if state is None else max(confirmations, 3)
+        waited = stamp - self._rival_since
+        if self._rivals >= needed and (state is None or waited >= self.patience_s):
+            self._state, self._weight, self._stamp = estimate, 1.0, stamp
+            self._rival, self._rivals = None, 0
+        elif state is None:
+            self.problem = (f'factor {estimate.scale:.3g} found {self._rivals} of {needed} times '
+                            'in a row')
+        else:
+            self.problem = _CONTRADICTS.format(estimate.scale, state.scale)
+
+
+_CONTRADICTS = ('factor {:.3g} contradicts {:.3g}, the estimate so far; waiting whether it stays')
+# Estimates farther apart than this many standard deviations contradict each other, ...
+_GATE = 4.0
+# ... when one has to confirm the other this many, ...
+_RIVAL_GATE = 2.5
+# ... unless their factors differ by less than this share.
+_SAME = 0.02
