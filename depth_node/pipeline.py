@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from depth_node.camera import Camera, Rectifier
-from depth_node.filters import FilterSettings, flying_pixels, range_clip
+from depth_node.filters import FilterChain, FilterSettings
 from depth_node.postprocess import as_map, to_depth
 from depth_node.preprocess import ResizePlan
 from depth_node.scale import Scale, ScaleEstimator
@@ -86,7 +86,7 @@ class DepthPipeline:
         self.backend = backend
         self.card = backend.card
         self.scale: Scale | ScaleEstimator = scale or Scale()
-        self.filters = filters or FilterSettings()
+        self._filters = FilterChain(filters)
         self.rectify = 'auto'
         self.update(rectify=rectify)
         self._plan: ResizePlan | None = None
@@ -104,12 +104,18 @@ class DepthPipeline:
         if scale is not None:
             self.scale = scale
         if filters is not None:
-            self.filters = filters
+            self._filters.update(filters)
+
+    @property
+    def filters(self) -> FilterSettings:
+        """Settings of the filters in force."""
+        return self._filters.settings
 
     def reset(self) -> None:
         """Forget all that came from earlier frames: lookup maps, buffers and estimates."""
         self._plan = None
         self._rectifier = None
+        self._filters.reset()
         if not isinstance(self.scale, Scale):
             self.scale.reset()
 
@@ -121,7 +127,8 @@ class DepthPipeline:
             rgb: (H, W, 3) uint8.
             camera: its camera, or None; without it a network with a canonical focal length
                 works with an assumed field of view and says so in `notes`.
-            stamp: passed through, seconds.
+            stamp: acquisition time, seconds; frames without one (all of the same) are not
+                steadied over time.
 
         Returns:
             A frame whose arrays are overwritten by the next call.
@@ -161,20 +168,24 @@ class DepthPipeline:
             if spec.kind == 'canonical_depth':
                 notes = (f'no camera intrinsics: metric scale assumes a horizontal field of '
                          f'view of {hfov:g} degrees',)
-        coarse = to_depth(raw, spec, plan.network_camera(lens))
+        coarse = to_depth(raw, spec, plan.network_camera(lens), keep_signed=True)
         grid_camera = self._grid_camera(lens, plan, coarse.shape)
         scale = self.scale if isinstance(self.scale, Scale) else self.scale.estimate(
             coarse, grid_camera, stamp)
         scale.apply(coarse)
-        removed: dict[str, int] = {}
-        blank, flying = self._count_blank(coarse), 0
+        if scale.identity and scale.usable and not spec.metric:
+            notes += ('depth is not in metres: the network knows it only up to scale and shift; '
+                      'choose a scale.source that measures',)
+        causes = {'network': self._count_blank(coarse)}
         clock.append(time.perf_counter())
 
-        angle = self.filters.flying_pixel_angle_deg
-        if angle > 0:
-            # On the network's own grid: finer ones only interpolate between its pixels.  The
-            # bilinear way back then widens each hole until no pixel mixes two surfaces.
-            flying = flying_pixels(coarse, grid_camera, angle)
+        # On the network's own grid: finer ones only interpolate between its pixels.  The bilinear
+        # way back then widens each hole until no pixel mixes two surfaces.
+        causes |= self._filters.on_grid(
+            coarse, grid_camera, stamp=stamp, picture=plan.picture,
+            context=(scale.source, scale.space, scale.usable,
+                     (scale.scale, scale.shift) if scale.source == 'fixed' else None),
+            image_size_hw=size_hw)
         clock.append(time.perf_counter())
 
         if self.resize_in == 'inv_depth':
@@ -182,31 +193,19 @@ class DepthPipeline:
         depth = plan.back(coarse, self._depth)
         if self.resize_in == 'inv_depth':
             np.reciprocal(depth, out=depth)
-        lost = self._count_blank(depth)
-        if lost:
-            # the way back widens the holes of both kinds alike
-            by_network = round(lost * blank / (blank + flying))
-            shares = {'network': by_network, 'flying_pixels': lost - by_network}
-            removed.update({reason: count for reason, count in shares.items() if count})
+        # the way back widens the holes of every cause alike
+        removed = _shared_out(self._count_blank(depth), causes)
         confidence = None
         if spec.confidence is not None:
             confidence = plan.back(as_map(outputs[spec.confidence]))
         clock.append(time.perf_counter())
 
-        if rectifier is not None and rectifier.valid is not None:
-            outside = ~rectifier.valid
-            removed['outside_image'] = int(np.count_nonzero(outside & np.isfinite(depth)))
-            depth[outside] = np.nan
-        near_m, far_m = self.filters.range_m(spec.range_m)
-        too_near, too_far = range_clip(depth, near_m, far_m)
-        if too_near:
-            removed['too_near'] = too_near
-        if too_far:
-            removed['too_far'] = too_far
+        sky = None
         if spec.sky is not None:
             sky = plan.back(as_map(outputs[spec.sky])) > 0.5
-            removed['sky'] = int(np.count_nonzero(sky & np.isfinite(depth)))
-            depth[sky] = np.inf
+        removed |= self._filters.on_image(
+            depth, range_m=spec.range_m, sky=sky, confidence=confidence,
+            inside=None if rectifier is None else rectifier.valid)
         valid_share = float(np.count_nonzero(np.isfinite(depth))) / depth.size
         clock.append(time.perf_counter())
 
@@ -215,7 +214,7 @@ class DepthPipeline:
             depth, rgb, camera, confidence, scale, stamp,
             {'rectify': ms[0], 'preprocess': ms[1], 'network': ms[2],
              'postprocess': ms[3] + ms[5], 'filter': ms[4] + ms[6]},
-            removed, notes, valid_share)
+            removed, notes + self._filters.notes, valid_share)
 
     def _rectifier_for(self, camera: Camera | None) -> Rectifier | None:
         if camera is None or self.rectify == 'off' or not camera.is_distorted:
@@ -234,3 +233,16 @@ class DepthPipeline:
         v0, u0, _, _ = plan.window
         padded = plan.network_camera(lens).cropped(-u0, -v0, plan.network_hw)
         return padded if map_hw == plan.network_hw else padded.scaled((map_hw[0], map_hw[1]))
+
+
+def _shared_out(total: int, causes: dict[str, int]) -> dict[str, int]:
+    """Split a total by the shares of its causes into whole numbers that add up, without zeros."""
+    found: dict[str, int] = {}
+    seen = given = 0
+    for cause, count in causes.items():
+        seen += count
+        upto = round(total * seen / max(1, sum(causes.values())))
+        if upto > given:
+            found[cause] = upto - given
+        given = upto
+    return found

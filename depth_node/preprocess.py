@@ -22,6 +22,7 @@ class ResizePlan:
         network_hw: the network's input.
         window: (v0, u0, height, width) of the picture inside the network's input; smaller than
             `network_hw` only with the `pad` policy.
+        picture: (h, w, 3) uint8 that the network saw last, in its colour order; a buffer.
     """
 
     def __init__(self, spec: InputSpec, size_hw: tuple[int, int]) -> None:
@@ -43,6 +44,7 @@ class ResizePlan:
         fill = spec.mean if spec.layout == 'float32_nchw' else (127.0, 127.0, 127.0)
         self._canvas: NDArray[np.uint8] = np.empty((net_h, net_w, 3), np.uint8)
         self._canvas[:] = np.rint(fill).astype(np.uint8)
+        self.picture = self._canvas
         self._inside: NDArray[np.uint8] = np.empty((height, width, 3), np.uint8)
         if spec.layout == 'float32_nchw':
             self._mean = np.asarray(spec.mean, np.float32).reshape(3, 1, 1)
@@ -74,6 +76,7 @@ class ResizePlan:
         else:
             self._canvas[v0:v0 + height, u0:u0 + width] = self._inside
             picture = self._canvas
+        self.picture = picture
         if self.spec.layout == 'uint8_nhwc':
             return picture[None]
         np.copyto(self._batch[0], picture.transpose(2, 0, 1))

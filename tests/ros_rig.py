@@ -23,6 +23,7 @@ FX, FY, CX, CY = 60.0, 70.0, 30.5, 26.0
 # parameters that the tests start from, where they are not the node's own defaults
 DEFAULTS = {'model.name': 'tiny', 'backend.name': 'onnxruntime', 'backend.threads': 1,
             'diagnostics.period_s': 0.2, 'filter.flying_pixel_angle_deg': 0.0,
+            'filter.flying_pixel_jump': 0.0, 'filter.temporal': 'off',
             'input.camera_info_wait_s': 0.0}
 
 

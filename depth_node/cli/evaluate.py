@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext
 from dataclasses import replace
-import math
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -135,8 +134,7 @@ def run(args: argparse.Namespace) -> int:
         _check_checkpoint_usage(args)
     protocol = _protocol(args)
     readers = _open_readers(args)
-    filters = FilterSettings() if args.filters else FilterSettings(
-        near_m=0.0, far_m=math.inf, flying_pixel_angle_deg=0.0)
+    filters = FilterSettings() if args.filters else FilterSettings.off()
     scale = None if args.scale is None else Scale('fixed', args.scale)
 
     results: list[DatasetResult] = []

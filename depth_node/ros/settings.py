@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from depth_node.filters import FilterSettings, parse_polygons, read_mask
 from depth_node.geometry import CloudLayout
 from depth_node.ground import Mount
+from depth_node.model_card import ModelCard
 from depth_node.obstacles import ScanSettings
-from depth_node.ros.parameters import Parameters
+from depth_node.ros.parameters import FilterParameters, Parameters
 from depth_node.scale import Scale
+from depth_node.scale_points import PointsSettings
 
 _WHOLE = 1 << 20  # px; CloudPacker cuts a region off at the image's border
 
@@ -20,9 +23,26 @@ def scale(parameters: Parameters) -> Scale:
     Raises:
         ValueError: numbers that turn depth over or away.
     """
-    if parameters.scale.source == 'fixed':
+    source = parameters.scale.source
+    if source == 'fixed':
         return Scale('fixed', parameters.scale.scale, parameters.scale.shift)
-    return Scale()
+    if source == 'model':
+        return Scale()
+    return Scale(source, state='waiting', note='no image has been processed yet')
+
+
+def points(parameters: Parameters, card: ModelCard) -> PointsSettings:
+    """Return how measured points become a scale for this network.
+
+    Raises:
+        ValueError: settings that let nothing pass.
+    """
+    wanted = parameters.scale
+    return PointsSettings(
+        low=wanted.low, high=wanted.high, max_uncertainty=wanted.max_uncertainty,
+        smoothing_s=wanted.smoothing_s, max_age_s=wanted.max_age_s,
+        when_stale=wanted.when_stale, kind=card.output.kind, fit=wanted.fit,
+        min_points=wanted.min_points, sync_tolerance_s=wanted.sync_tolerance_s)
 
 
 def filters(parameters: Parameters) -> FilterSettings:
@@ -31,7 +51,11 @@ def filters(parameters: Parameters) -> FilterSettings:
     Raises:
         ValueError: settings that keep nothing, a polygon or a mask file that cannot be read.
     """
-    wanted = parameters.filter
+    return _filters(parameters.filter)
+
+
+@functools.lru_cache(maxsize=32)  # asked for every frame; a mask file is opened once
+def _filters(wanted: FilterParameters) -> FilterSettings:
     try:
         ignore = parse_polygons(wanted.ignore)
     except ValueError as error:

@@ -14,6 +14,7 @@ import pytest
 
 INPUT = InputSpec('image', 'uint8_nhwc', size_hw=(96, 128))
 OUTPUT = OutputSpec('depth', 'depth', 'm', (0.3, 8.0))
+NO_FLYING = FilterSettings(flying_pixel_angle_deg=0.0, flying_pixel_jump=0.0)
 
 
 class KnownBackend:
@@ -63,7 +64,7 @@ def test_a_plane_seen_through_a_distorted_camera_gives_points_on_the_plane():
         lambda batch: batch[0, ..., 1].astype(np.float32) / 200,
         OutputSpec('depth', 'inv_depth', 'm', (0.1, 50.0)),
         InputSpec('image', 'uint8_nhwc', size_hw=(480, 640)))
-    pipeline = DepthPipeline(backend, filters=FilterSettings(flying_pixel_angle_deg=0))
+    pipeline = DepthPipeline(backend, filters=NO_FLYING)
     frame = pipeline.run(np.repeat(shown[..., None], 3, 2), raw)
     assert frame.camera == flat
     points = depth_to_points(frame.depth, frame.camera).astype(np.float64)
@@ -113,7 +114,8 @@ def test_holes_of_the_network_are_counted_as_wide_as_they_come_back(angle_deg):
     answer = np.full((96, 128), 2.0, np.float32)
     answer[40:44, 10:14] = np.nan
     pipeline = DepthPipeline(KnownBackend(answer),
-                             filters=FilterSettings(flying_pixel_angle_deg=angle_deg))
+                             filters=FilterSettings(
+                                 flying_pixel_angle_deg=angle_deg, flying_pixel_jump=0.0))
     frame = pipeline.run(picture((480, 640)))
     assert frame.removed == {'network': int(np.isnan(frame.depth).sum())}
     assert frame.removed['network'] > 16 * 25  # 4x4 cells of 5x5 pixels, and their rim
@@ -126,7 +128,7 @@ def test_no_pixel_between_two_surfaces_survives_the_way_back():
     frame = DepthPipeline(KnownBackend(answer)).run(picture((480, 640)), camera)
     assert set(np.unique(frame.depth[np.isfinite(frame.depth)])) == {1.0, 3.0}
     assert frame.valid_share > 0.96
-    loose = DepthPipeline(KnownBackend(answer), filters=FilterSettings(flying_pixel_angle_deg=0))
+    loose = DepthPipeline(KnownBackend(answer), filters=NO_FLYING)
     mixed = loose.run(picture((480, 640)), camera).depth
     assert ((mixed > 1.0) & (mixed < 3.0)).any()
 
@@ -228,7 +230,7 @@ def test_unknown_rectify_mode_is_refused():
 def test_inverse_depth_is_what_is_interpolated_where_asked_for():
     v, u = np.mgrid[0:96, 0:128]
     coarse = (1 / (0.2 + 0.004 * u + 0.002 * v)).astype(np.float32)
-    off = FilterSettings(near_m=0.0, far_m=math.inf, flying_pixel_angle_deg=0)
+    off = FilterSettings.off()
     found = {}
     for space in ('depth', 'inv_depth'):
         pipeline = DepthPipeline(KnownBackend(coarse), filters=off, resize_in=space)

@@ -133,7 +133,7 @@ def test_wrong_checkpoints_are_named(cli_here, run_folder, frames, tmp_path):
 
 
 def test_both_layouts_give_the_network_the_same_picture(run_folder):
-    off = FilterSettings(near_m=0.0, far_m=np.inf, flying_pixel_angle_deg=0.0)
+    off = FilterSettings.off()
     rgb = np.random.default_rng(2).integers(0, 256, (*IMAGE_HW, 3), np.uint8)
     depths = []
     for layout in ('uint8_nhwc', 'float32_nchw'):

@@ -616,7 +616,7 @@ def test_trap_21_larger_is_nearer_or_farther_as_the_card_says(kind, align, neare
     true = truth(5)
     true = np.where(np.isfinite(true), true, 3.0).astype(np.float32)
     raw = 0.3 / true + 0.02 if nearer_is_larger else 0.3 * true + 0.2
-    off = FilterSettings(near_m=0.0, far_m=math.inf, flying_pixel_angle_deg=0.0)
+    off = FilterSettings.off()
     reader = data_set([true])
     scores = {}
     for card_kind in ('rel_inv_depth', 'rel_depth'):

@@ -24,7 +24,7 @@ from depth_node.training.networks.card import output_spec  # noqa: E402
 from depth_node.training.objectives.base import as_depth, truth  # noqa: E402
 
 NETWORK_HW = (96, 128)
-NO_FILTERS = FilterSettings(near_m=0.0, far_m=math.inf, flying_pixel_angle_deg=0.0)
+NO_FILTERS = FilterSettings.off()
 
 
 class Answer:
