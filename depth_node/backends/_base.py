@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from depth_node.backends import BackendError, Refusal, Tensors
+from depth_node.backends.cuda import is_on_device
 from depth_node.model_card import ModelCard
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +35,10 @@ class OnnxBackend:
 
     def run(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """Run the network once; see `Backend.run`."""
-        if not self._open:
-            raise BackendError(f'backend {self.name}: it is closed')
-        if batch.dtype != self._dtype:
-            raise BackendError(f'input is {batch.dtype}, model {self.card.name!r} takes '
-                               f'{self._dtype} ({self.card.input.layout})')
-        self._check_shape(batch.shape)
-        return self._infer(np.ascontiguousarray(batch))
+        if is_on_device(batch):
+            raise BackendError(f'input is on the GPU, backend {self.name} takes arrays in host '
+                               'memory: hand over tensor.cpu().numpy(), or use backend tensorrt')
+        return self._infer(self._checked(batch))
 
     def close(self) -> None:
         """Release the runtime's objects; may be called twice."""
@@ -59,6 +57,19 @@ class OnnxBackend:
 
     def _release(self) -> None:
         raise NotImplementedError
+
+    def _checked(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Return a batch as it is taken, after holding it to the card."""
+        self._check(batch.shape, batch.dtype)
+        return np.ascontiguousarray(batch)
+
+    def _check(self, shape: tuple[int, ...], dtype: object) -> None:
+        if not self._open:
+            raise BackendError(f'backend {self.name}: it is closed')
+        if dtype != self._dtype:
+            raise BackendError(f'input is {dtype}, model {self.card.name!r} takes '
+                               f'{self._dtype} ({self.card.input.layout})')
+        self._check_shape(shape)
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         spec = self.card.input

@@ -14,7 +14,8 @@ from functools import partial
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, Final, Protocol
+import sys
+from typing import Any, Final, NamedTuple, Protocol
 import weakref
 
 from depth_node.backends import BackendError
@@ -38,12 +39,16 @@ _STICKY: Final = frozenset({214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 71
 _HOST_MAPPED: Final = 2
 _STREAM_NON_BLOCKING: Final = 1
 _CAPTURE_THREAD_LOCAL: Final = 1
-_HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
+_EVENT_DISABLE_TIMING: Final = 2
+_HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE = 1, 2, 3
+_MEMORY_OF_DEVICE, _MEMORY_MANAGED = 2, 3
 _ATTRIBUTE_INTEGRATED, _ATTRIBUTE_MAP_HOST = 18, 19
 _ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR = 75, 76
 # cudaDeviceProp has grown from 0.7 to 1 kB over the versions; its first 256 bytes are the name
 _PROPERTIES_BYTES: Final = 8192
 _NAME_BYTES: Final = 256
+# cudaPointerAttributes, in its first 8 bytes: two int, kind of memory and device
+_POINTER_BYTES: Final = 256
 
 _P, _PP = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
 _INT, _IP, _SIZE = ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.c_size_t
@@ -66,8 +71,12 @@ _CALLS: Final[dict[str, tuple[Any, ...]]] = {
     'cudaStreamCreateWithFlags': (_PP, _UINT),
     'cudaStreamDestroy': (_P,),
     'cudaStreamSynchronize': (_P,),
+    'cudaStreamWaitEvent': (_P, _P, _UINT),
+    'cudaDeviceSynchronize': (),
+    'cudaPointerGetAttributes': (_P, _P),
     'cudaMemcpyAsync': (_P, _P, _SIZE, _INT, _P),
     'cudaEventCreate': (_PP,),
+    'cudaEventCreateWithFlags': (_PP, _UINT),
     'cudaEventRecord': (_P, _P),
     'cudaEventElapsedTime': (ctypes.POINTER(ctypes.c_float), _P, _P),
     'cudaEventDestroy': (_P,),
@@ -133,6 +142,94 @@ class HostBuffer:
             raise ValueError(f'{shape} of {kind} takes {nbytes} bytes, the buffer has '
                              f'{self.nbytes}')
         return np.asarray(self)[:nbytes].view(kind).reshape(shape)
+
+
+class LentArray(NamedTuple):
+    """An array in GPU memory that belongs to somebody else, such as a torch tensor.
+
+    Attributes:
+        address: of its first element, on the GPU.
+        shape: its sides.
+        dtype: of its elements.
+        stream: handle of the stream that its owner writes it on; -1: not known; None: it is
+            written, nothing has to be waited for.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stream: int | None
+
+
+class DeviceArray:
+    """A result in GPU memory, for whatever reads `__cuda_array_interface__` (torch, CuPy, Numba).
+
+    It is complete: no stream has to be waited for. The memory is the backend's: the next run
+    overwrites it and `close` frees it, after which asking for it is an error. Who keeps it for
+    longer copies it (`torch.as_tensor(array, device='cuda').clone()`).
+
+    Attributes:
+        address: on the GPU.
+        shape: its sides.
+        dtype: of its elements.
+    """
+
+    def __init__(
+        self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any],
+        is_current: Callable[[], bool],
+    ) -> None:
+        self.address = address
+        self.shape = shape
+        self.dtype = dtype
+        self._is_current = is_current
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if not self._is_current():
+            raise BackendError('this result is gone: the backend ran again or was closed; copy '
+                               'what has to last')
+        return {'shape': self.shape, 'typestr': self.dtype.str, 'data': (self.address, False),
+                'strides': None, 'stream': None, 'version': 3}
+
+
+def is_on_device(batch: object) -> bool:
+    """Tell whether something is an array in GPU memory (CUDA Array Interface)."""
+    # asked of the type: torch's tensors have it as a property, which fails for those on the CPU
+    if not hasattr(type(batch), '__cuda_array_interface__'):
+        return False
+    try:
+        return hasattr(batch, '__cuda_array_interface__')
+    except Exception:  # it is there, and says why it cannot be had: `lent` passes that on
+        return True
+
+
+def lent(batch: Any) -> LentArray:
+    """Describe an array in GPU memory.
+
+    Raises:
+        BackendError: its owner does not lend it, or it does not lie in C order.
+    """
+    try:
+        interface = batch.__cuda_array_interface__
+    except Exception as error:  # torch refuses tensors that need a gradient, for example
+        raise BackendError(f'input on the GPU cannot be used: {error}') from error
+    dtype, shape = np.dtype(interface['typestr']), tuple(map(int, interface['shape']))
+    strides = interface.get('strides')
+    if strides is not None:
+        expected: list[int] = []
+        step = dtype.itemsize
+        for side in reversed(shape):
+            expected.insert(0, step)
+            step *= side
+        if any(side > 1 and found != wanted
+               for side, found, wanted in zip(shape, strides, expected, strict=True)):
+            raise BackendError(f'input on the GPU has strides {tuple(strides)}, {tuple(expected)} '
+                               'are expected: hand over tensor.contiguous()')
+    stream = interface.get('stream', -1)
+    torch = sys.modules.get('torch')  # never imported here: who has no torch has no tensors of it
+    if 'stream' not in interface and torch is not None and isinstance(batch, torch.Tensor):
+        stream = int(torch.cuda.current_stream(batch.device).cuda_stream)
+    return LentArray(int(interface['data'][0]), shape, dtype, stream)
 
 
 class Cuda:
@@ -249,6 +346,17 @@ class Cuda:
         """Enqueue a copy into (page-locked) host memory."""
         self._call('cudaMemcpyAsync', host, device, nbytes, _DEVICE_TO_HOST, stream)
 
+    def copy_on_device(self, to: int, source: int, nbytes: int, stream: int) -> None:
+        """Enqueue a copy within device memory."""
+        self._call('cudaMemcpyAsync', to, source, nbytes, _DEVICE_TO_DEVICE, stream)
+
+    def device_of(self, address: int) -> int | None:
+        """Return the number of the GPU whose memory an address is in; None: of none."""
+        attributes = (ctypes.c_int * (_POINTER_BYTES // ctypes.sizeof(ctypes.c_int)))()
+        self._call('cudaPointerGetAttributes', attributes, address)
+        kind, device = attributes[0], attributes[1]
+        return int(device) if kind in (_MEMORY_OF_DEVICE, _MEMORY_MANAGED) else None
+
     # --- streams and events
 
     def stream_create(self) -> int:
@@ -264,9 +372,19 @@ class Cuda:
         """Destroy a stream; nothing happens if that was done."""
         self._destroy('cudaStreamDestroy', stream)
 
-    def event_create(self) -> int:
-        """Return a new event that takes the time."""
-        return self._create('cudaEventCreate', 'cudaEventDestroy')
+    def stream_wait(self, stream: int, event: int) -> None:
+        """Let what is enqueued from now on wait for an event of another stream."""
+        self._call('cudaStreamWaitEvent', stream, event, 0)
+
+    def synchronize(self) -> None:
+        """Wait for all that was enqueued on the GPU by this process."""
+        self._call('cudaDeviceSynchronize')
+
+    def event_create(self, *, timing: bool = True) -> int:
+        """Return a new event, which takes the time unless `timing` is off."""
+        if timing:
+            return self._create('cudaEventCreate', 'cudaEventDestroy')
+        return self._create('cudaEventCreateWithFlags', 'cudaEventDestroy', _EVENT_DISABLE_TIMING)
 
     def event_record(self, event: int, stream: int) -> None:
         """Enqueue an event."""

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from depth_node.backends import BackendError, Tensors, cuda, output_names
 from depth_node.backends._base import (
@@ -26,7 +26,7 @@ from depth_node.backends._base import (
     require_input,
     require_outputs,
 )
-from depth_node.backends.cuda import Cuda, CudaError, HostBuffer
+from depth_node.backends.cuda import Cuda, CudaError, DeviceArray, HostBuffer, LentArray
 from depth_node.backends.engine_cache import CacheError, EngineCache, EngineKey, engines_folder
 from depth_node.backends.tensorrt_build import (
     MODULES,
@@ -41,6 +41,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SECONDS_PER_LINE: Final = 10.0  # of a build's progress
+# What cudaMalloc gives, and what kernels may have been chosen for.
+_ALIGNMENT: Final = 256
 
 _NUMPY_NAMES: Final = {
     'FLOAT': 'float32', 'HALF': 'float16', 'UINT8': 'uint8', 'INT8': 'int8', 'INT32': 'int32',
@@ -186,12 +188,30 @@ class _Tensor:
     host: HostBuffer | None = None
 
 
+class _Way(NamedTuple):
+    """What one run does beside the network; a graph is of one way.
+
+    Attributes:
+        lent: address of a picture in GPU memory, 0 for one that is uploaded.
+        in_place: the network reads it there; otherwise it is copied on the GPU.
+        download: the outputs go to the host.
+    """
+
+    lent: int
+    in_place: bool
+    download: bool
+
+
 class TensorRTBackend(OnnxBackend):
     """An engine with its context, a stream, and buffers for the largest input.
 
     The second run with an input shape records a CUDA graph of upload, network and download,
     which the following ones replay. Where that cannot be done the work is enqueued each time,
     and `graph_problem` says why.
+
+    A picture may lie in GPU memory already (`run`), and results may stay there (`run_device`):
+    whatever has `__cuda_array_interface__` is taken as it lies, after what its owner enqueued. A
+    graph is kept as long as the pictures come at the same address.
 
     Attributes:
         graph_problem: why no graph is used; empty if nothing is in the way.
@@ -225,6 +245,10 @@ class TensorRTBackend(OnnxBackend):
         self._runs = 0  # with this shape
         self._picture: NDArray[Any] | None = None
         self._outputs: dict[str, NDArray[np.float32]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._way: _Way | None = None  # of the last run
+        self._generation = 0  # of what lies in the outputs
+        self._lender_ready = 0  # event
         cuda.close_at_exit(self)
         try:
             self._load(trt, plan)
@@ -271,17 +295,98 @@ class TensorRTBackend(OnnxBackend):
         self._stream = self._gpu.stream_create()
         self._set_shape(self._limits[1])  # the buffers of the largest input do for all others
 
+    def run(self, batch: Any) -> dict[str, NDArray[np.float32]]:
+        """Run the network once; see `Backend.run`.
+
+        Args:
+            batch: an array, or a picture in the memory of this GPU, contiguous, of the same shape
+                and type: a torch tensor, or anything with `__cuda_array_interface__`. What its
+                owner enqueued on its stream (torch: the current one) comes before. When this
+                returns it is not needed any more.
+        """
+        if not cuda.is_on_device(batch):
+            return super().run(batch)
+        self._run(self._borrowed(batch), download=True)
+        return self._outputs
+
+    def run_device(self, batch: Any) -> dict[str, DeviceArray]:
+        """Run the network once and leave the outputs on the GPU.
+
+        Args:
+            batch: as for `run`.
+
+        Returns:
+            The card's outputs by name, complete; valid until the next run, or `close`.
+
+        Raises:
+            BackendError: as `run`.
+        """
+        source = self._borrowed(batch) if cuda.is_on_device(batch) else self._checked(batch)
+        with self._busy:
+            self._run(source, download=False)
+            generation = self._generation
+            return {
+                each.name: DeviceArray(each.device, self._shapes[each.name], each.dtype,
+                                       lambda: self._generation == generation)
+                for each in self._tensors if not each.is_input and each.wanted}
+
     def _infer(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        self._run(batch, download=True)
+        return self._outputs
+
+    def _borrowed(self, batch: Any) -> LentArray:
+        """Describe a picture in GPU memory after holding it to the card."""
+        picture = cuda.lent(batch)
+        self._check(picture.shape, picture.dtype)
+        return picture
+
+    def _run(self, batch: NDArray[Any] | LentArray, *, download: bool) -> None:
         with self._busy:
             if self._context is None:  # closed by another thread since `run` looked
                 raise BackendError(f'backend {self.name}: it is closed')
             if batch.shape != self._shape:
                 self._set_shape(batch.shape)
-            assert self._picture is not None
-            np.copyto(self._picture, batch)
+            if isinstance(batch, LentArray):
+                self._go(_Way(batch.address, batch.address % _ALIGNMENT == 0, download))
+                self._wait_for(batch)
+            else:
+                self._go(_Way(0, False, download))
+                assert self._picture is not None
+                np.copyto(self._picture, batch)
+            self._generation += 1
             self._execute()
             self._runs += 1
-            return self._outputs
+
+    def _go(self, way: _Way) -> None:
+        """Prepare another way than that of the last run."""
+        if way == self._way:
+            return
+        self._drop_graph()
+        self._runs, self._way = 0, None
+        if way.lent:
+            device = self._gpu.device_of(way.lent)
+            if device != 0:
+                raise BackendError(
+                    'input has an address that is not in the memory of a GPU' if device is None
+                    else f"input is on GPU {device}, this backend on GPU 0: hand over "
+                    "tensor.to('cuda:0')")
+        picture = next(each for each in self._tensors if each.is_input)
+        address = way.lent if way.in_place else picture.device
+        if not self._context.set_tensor_address(picture.name, address):
+            raise self._failure('the engine does not take the buffer of the input')
+        self._way = way
+
+    def _wait_for(self, picture: LentArray) -> None:
+        """Let the network wait for what writes its input; the host does not, if that is known."""
+        if picture.stream is None:
+            return
+        if picture.stream < 0:
+            self._gpu.synchronize()
+            return
+        if not self._lender_ready:
+            self._lender_ready = self._gpu.event_create(timing=False)
+        self._gpu.event_record(self._lender_ready, picture.stream)
+        self._gpu.stream_wait(self._stream, self._lender_ready)
 
     def stop_graphs(self, reason: str) -> None:
         """Enqueue the work of each run from now on; the reason becomes `graph_problem`."""
@@ -296,6 +401,9 @@ class TensorRTBackend(OnnxBackend):
         """Repeat the last run; return the GPU's time of each, upload and download included."""
         if not self._open or not self._runs:
             raise BackendError(f'backend {self.name}: nothing was run that could be repeated')
+        if self._way is not None and self._way.lent:
+            raise BackendError(f'backend {self.name}: the last input was lent and may be gone; '
+                               'run an array in host memory first')
         events = [self._gpu.event_create() for _ in range(2)]
         times = []
         try:
@@ -331,14 +439,18 @@ class TensorRTBackend(OnnxBackend):
         self._gpu.stream_synchronize(self._stream)
 
     def _enqueue(self) -> None:
-        gpu, stream = self._gpu, self._stream
-        if not gpu.integrated:
-            for each in self._tensors:
-                if each.is_input and each.host is not None:
-                    gpu.copy_to_device(each.device, each.host.address, each.nbytes, stream)
+        gpu, stream, way = self._gpu, self._stream, self._way
+        assert way is not None
+        for each in self._tensors:
+            if not each.is_input:
+                continue
+            if way.lent and not way.in_place:
+                gpu.copy_on_device(each.device, way.lent, each.nbytes, stream)
+            elif not way.lent and not gpu.integrated and each.host is not None:
+                gpu.copy_to_device(each.device, each.host.address, each.nbytes, stream)
         if not self._context.execute_async_v3(stream):
             raise self._failure('the engine does not run')
-        if not gpu.integrated:
+        if way.download and not gpu.integrated:
             for each in self._tensors:
                 if not each.is_input and each.host is not None:
                     gpu.copy_to_host(each.host.address, each.device, each.nbytes, stream)
@@ -362,6 +474,8 @@ class TensorRTBackend(OnnxBackend):
                                "card's min_hw and max_hw are its limits")
         self._drop_graph()
         self._shape, self._runs, self._outputs, self._picture = (), 0, {}, None
+        self._way = None
+        self._generation += 1
         name = self.card.input.name
         if not self._context.set_input_shape(name, shape):
             raise self._failure(f'the engine does not take an input of {shape}')
@@ -373,6 +487,7 @@ class TensorRTBackend(OnnxBackend):
                                    'picture; it must follow from the input size')
             shapes[each.name] = sides
             self._reserve(each, int(np.prod(sides, dtype=np.int64)) * each.dtype.itemsize)
+        self._shapes = shapes
         for each in self._tensors:
             if each.host is not None:
                 array = each.host.array(shapes[each.name], each.dtype)
@@ -414,6 +529,7 @@ class TensorRTBackend(OnnxBackend):
                     self._gpu.stream_synchronize(self._stream)
             self._drop_graph()
             self._outputs, self._picture = {}, None
+            self._generation += 1
             # each must outlive the one before
             self._context = None
             self._engine = None

@@ -4,6 +4,8 @@
  * - copies and kernels are held to the bounds and the kind of the memory they name: an address of
  *   pageable memory in a kernel is an illegal address, which is a sticky error;
  * - while a stream captures, work goes into the graph and waiting is an error;
+ * - a stream that waits for an event of another one has its work done first; who does not wait
+ *   reads what was there before;
  * - every handle is counted, a second free is noticed, and any n-th call can be made to fail.
  *
  * gcc -shared -fPIC -o libcudart.so.13 fake_cudart.c
@@ -22,7 +24,7 @@ enum { MAX_HANDLES = 256, MAX_WORK = 64 };
 #define MAPPED_OFFSET ((uintptr_t)1 << 46) /* where the GPU sees mapped memory: no host address */
 
 typedef struct {
-    int what; /* 0 copy, 1 kernel, 2 event */
+    int what; /* 0 copy, 1 kernel, 2 event, 3 wait for an event */
     char *to, *from;
     size_t bytes, pixels;
     int kind, nchw;
@@ -31,7 +33,8 @@ typedef struct {
 } Work;
 
 typedef struct { /* every handle is one of these; for memory `address` is the handle itself */
-    int kind, used, mapped, capturing, invalidated;
+    int kind, used, mapped, capturing, invalidated, device;
+    int before; /* work ahead of a capture, which is not of it */
     char *address;
     size_t bytes;
     int count;
@@ -40,6 +43,9 @@ typedef struct { /* every handle is one of these; for memory `address` is the ha
 } Handle;
 
 static Handle handles[MAX_HANDLES];
+static Work legacy_work[MAX_WORK];
+static Handle legacy = {.kind = STREAM, .used = 1, .work = legacy_work}; /* the default stream */
+static int uploads, device_synchronizations;
 static int live[KINDS], bad_frees, calls, fail_at, fail_code, sticky, last_error;
 static int device_count = 1, driver_version = 13000, integrated = 0, no_capture = 0;
 static int device_count_error = 0;
@@ -51,6 +57,8 @@ int fakeLive(int kind) { return live[kind]; }
 int fakeBadFrees(void) { return bad_frees; }
 int fakeCalls(void) { return calls; }
 int fakeLastError(void) { return last_error; }
+int fakeUploads(void) { return uploads; }
+int fakeDeviceSynchronizations(void) { return device_synchronizations; }
 void fakeFailAt(int n, int code) { calls = 0; fail_at = n; fail_code = code; }
 void fakeDevice(int count, int error, int driver, int is_integrated, int capture, size_t bytes) {
     device_count = count;
@@ -68,6 +76,7 @@ void fakeReset(void) {
     }
     memset(handles, 0, sizeof handles);
     memset(live, 0, sizeof live);
+    legacy.count = legacy.capturing = uploads = device_synchronizations = 0;
     bad_frees = calls = fail_at = fail_code = sticky = last_error = 0;
     allocated = 0;
     fakeDevice(1, 0, 13000, 0, 1, (size_t)1 << 30);
@@ -106,6 +115,7 @@ static Handle *new_handle(int kind) {
     abort(); /* a test that needs so many leaks them */
 }
 static Handle *find(void *handle, int kind) {
+    if (kind == STREAM && (uintptr_t)handle <= 1) return &legacy; /* NULL, cudaStreamLegacy */
     for (int i = 0; i < MAX_HANDLES; i++)
         if (handles[i].used && handles[i].kind == kind
             && (kind <= PINNED ? (void *)handles[i].address : (void *)&handles[i]) == handle)
@@ -114,6 +124,7 @@ static Handle *find(void *handle, int kind) {
 }
 static int destroy(void *handle, int kind) {
     Handle *found = find(handle, kind);
+    if (found == &legacy) found = NULL;
     /* the memory goes also where an error is returned, as with CUDA's */
     if (!found) { bad_frees++; return fail(INVALID_HANDLE); }
     if (kind <= PINNED) free(found->address);
@@ -142,14 +153,42 @@ static int pinned(char *address, size_t bytes) {
     return 0;
 }
 
+/* on which GPU memory lies that somebody else allocated */
+void fakeMove(void *address, int device) { find(address, DEVICE)->device = device; }
+
+static int execute(Work *w);
+/* do what stands before the record of an event, on whatever stream */
+static int execute_until(void *event) {
+    for (int i = -1; i < MAX_HANDLES; i++) {
+        Handle *s = i < 0 ? &legacy : &handles[i];
+        if (!s->used || s->kind != STREAM || s->capturing) continue;
+        for (int end = s->count - 1; end >= 0; end--) {
+            if (s->work[end].what != 2 || s->work[end].event != event) continue;
+            int code = OK;
+            for (int k = 0; k <= end && !code; k++) code = execute(&s->work[k]);
+            s->count -= end + 1;
+            memmove(s->work, s->work + end + 1, s->count * sizeof(Work));
+            return code;
+        }
+    }
+    return OK; /* done already */
+}
 static int execute(Work *w) {
+    if (w->what == 3) return execute_until(w->event);
     clock_ms += 0.25;
     if (w->what == 2) {
         Handle *event = find(w->event, EVENT);
         if (event) event->time = clock_ms;
         return OK;
     }
+    if (w->what == 0 && w->kind == 3) {
+        char *to = on_device(w->to, w->bytes), *from = on_device(w->from, w->bytes);
+        if (!to || !from) return fail(ILLEGAL_ADDRESS);
+        memcpy(to, from, w->bytes);
+        return OK;
+    }
     if (w->what == 0) {
+        uploads += w->kind == 1;
         char *device = on_device(w->kind == 1 ? w->to : w->from, w->bytes);
         char *host = w->kind == 1 ? w->from : w->to;
         if (!device || !pinned(host, w->bytes)) return fail(ILLEGAL_ADDRESS);
@@ -232,7 +271,7 @@ int cudaMalloc(void **address, size_t bytes) {
     ENTER;
     if (bytes > memory - allocated) return fail(OUT_OF_MEMORY);
     Handle *h = new_handle(DEVICE);
-    h->address = malloc(bytes ? bytes : 1);
+    h->address = aligned_alloc(256, (bytes / 256 + 1) * 256);
     memset(h->address, 0xCD, bytes);
     h->bytes = bytes;
     allocated += bytes;
@@ -243,7 +282,7 @@ int cudaFree(void *address) { return destroy(address, DEVICE); }
 int cudaHostAlloc(void **address, size_t bytes, unsigned flags) {
     ENTER;
     Handle *h = new_handle(PINNED);
-    h->address = malloc(bytes ? bytes : 1);
+    h->address = aligned_alloc(256, (bytes / 256 + 1) * 256);
     memset(h->address, 0xAB, bytes);
     h->bytes = bytes;
     h->mapped = flags == 2;
@@ -277,9 +316,46 @@ int cudaStreamSynchronize(void *stream) {
 }
 int cudaMemcpyAsync(void *to, void *from, size_t bytes, int kind, void *stream) {
     ENTER;
-    if (kind != 1 && kind != 2) return fail(INVALID_VALUE);
+    if (kind < 1 || kind > 3) return fail(INVALID_VALUE);
     return enqueue(stream, (Work){.what = 0, .to = to, .from = from, .bytes = bytes,
                                   .kind = kind});
+}
+int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) {
+    ENTER;
+    if (!find(event, EVENT) || flags) return fail(INVALID_HANDLE);
+    return enqueue(stream, (Work){.what = 3, .event = event});
+}
+int cudaDeviceSynchronize(void) {
+    ENTER;
+    device_synchronizations++;
+    int code = OK;
+    for (int i = -1; i < MAX_HANDLES && !code; i++) {
+        Handle *s = i < 0 ? &legacy : &handles[i];
+        if (!s->used || s->kind != STREAM) continue;
+        int count = s->count;
+        s->count = 0;
+        for (int k = 0; k < count && !code; k++) code = execute(&s->work[k]);
+    }
+    return code;
+}
+int cudaPointerGetAttributes(int *attributes, char *address) {
+    ENTER;
+    attributes[0] = 0; /* not registered */
+    attributes[1] = -2;
+    for (int i = 0; i < MAX_HANDLES; i++) {
+        Handle *h = &handles[i];
+        if (!h->used || h->kind > PINNED || address < h->address
+            || address >= h->address + h->bytes) continue;
+        attributes[0] = h->kind == DEVICE ? 2 : 1;
+        attributes[1] = h->device;
+    }
+    return OK;
+}
+int cudaEventCreateWithFlags(void **event, unsigned flags) {
+    ENTER;
+    if (flags != 2) return fail(INVALID_VALUE);
+    *event = new_handle(EVENT);
+    return OK;
 }
 int cudaEventCreate(void **event) { ENTER; *event = new_handle(EVENT); return OK; }
 int cudaEventRecord(void *event, void *stream) {
@@ -298,8 +374,9 @@ int cudaEventDestroy(void *event) { return destroy(event, EVENT); }
 int cudaStreamBeginCapture(void *stream, int mode) {
     ENTER;
     Handle *s = find(stream, STREAM);
-    if (!s || s->capturing || s->count || mode != 1) return fail(INVALID_VALUE);
+    if (!s || s->capturing || mode != 1) return fail(INVALID_VALUE);
     s->capturing = 1;
+    s->before = s->count;
     s->invalidated = 0;
     return OK;
 }
@@ -307,12 +384,13 @@ int cudaStreamEndCapture(void *stream, void **graph) {
     *graph = NULL;
     Handle *s = find(stream, STREAM);
     if (!s || !s->capturing) return fail(INVALID_VALUE);
-    int count = s->count;
-    s->capturing = s->count = 0;
+    int count = s->count - s->before;
+    s->count = s->before;
+    s->capturing = 0;
     ENTER; /* a failed end ends the capture all the same */
     if (s->invalidated) return fail(CAPTURE_INVALIDATED);
     Handle *g = new_handle(GRAPH);
-    memcpy(g->work, s->work, count * sizeof(Work));
+    memcpy(g->work, s->work + s->before, count * sizeof(Work));
     g->count = count;
     *graph = g;
     return OK;

@@ -285,6 +285,9 @@ class IExecutionContext:
 
     def set_tensor_address(self, name, address):
         assert isinstance(address, int)
+        if address % 256:  # its kernels read as wide as cudaMalloc's alignment allows
+            self._log.log(ILogger.Severity.ERROR, f'{name}: {address:#x} is not aligned')
+            return False
         self._addresses[name] = address
         return True
 

@@ -22,6 +22,7 @@ class FakeCudart:
         self.path = str(path)
         self.lib = ctypes.CDLL(self.path)
         self.lib.fakeDevice.argtypes = [ctypes.c_int] * 5 + [ctypes.c_size_t]
+        self.lib.fakeMove.argtypes = [ctypes.c_void_p, ctypes.c_int]
         self.lib.fakeDepth.argtypes = [
             ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int,
             ctypes.c_float, ctypes.c_float]

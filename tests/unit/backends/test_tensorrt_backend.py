@@ -241,6 +241,286 @@ def test_gpu_times_of_repeated_runs(tensorrt, tiny_card):
         backend.gpu_times_ms(1)
 
 
+# --- pictures and results in GPU memory
+
+
+class OnGpu:
+    """An array in the fake GPU's memory, written there by a copy that its stream has not done."""
+
+    version, stream_known, pending = 3, True, 0
+
+    def __init__(self, gpu, values, *, offset=0, strides=None, stream=None):
+        self.gpu, self.stream = gpu, gpu.stream_create() if stream is None else stream
+        self.values = np.ascontiguousarray(values)
+        self.memory = gpu.malloc(self.values.nbytes + offset)
+        self.address, self.strides = self.memory + offset, strides
+        self.staging = gpu.host_alloc(self.values.nbytes)
+        self.write(values)
+
+    def write(self, values):
+        self.pending += 1
+        self.staging.array(self.values.shape, self.values.dtype)[:] = values
+        self.gpu.copy_to_device(self.address, self.staging.address, self.values.nbytes,
+                                self.stream)
+
+    @property
+    def __cuda_array_interface__(self):
+        described = {'shape': self.values.shape, 'typestr': self.values.dtype.str,
+                     'data': (self.address, False), 'strides': self.strides,
+                     'version': self.version}
+        return {**described, 'stream': self.stream} if self.stream_known else described
+
+
+class Tensor(OnGpu):
+    """As torch's, which does not say its stream."""
+
+    version, stream_known, device = 2, False, 'cuda:0'
+
+
+class NoStream(OnGpu):
+    version, stream_known = 2, False
+
+
+@pytest.fixture
+def owner(fake):
+    """The CUDA of whoever owns the pictures."""
+    with cuda.Cuda.open() as gpu:
+        yield gpu
+
+
+def uploads(tensorrt, backend, batch):
+    """Run; return depth and how many copies from the host were done beside the owner's."""
+    before = tensorrt.gpu.lib.fakeUploads() + batch.pending
+    batch.pending = 0
+    depth = backend.run(batch)['depth'][0, 0].copy()
+    return depth, tensorrt.gpu.lib.fakeUploads() - before
+
+
+def read(gpu, array):
+    """Bring an array from the GPU as somebody else would."""
+    described = array.__cuda_array_interface__
+    dtype, shape = np.dtype(described['typestr']), described['shape']
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    host, stream = gpu.host_alloc(nbytes), gpu.stream_create()
+    gpu.copy_to_host(host.address, described['data'][0], nbytes, stream)
+    gpu.stream_synchronize(stream)
+    gpu.stream_destroy(stream)
+    return host.array(shape, dtype).copy()
+
+
+def test_picture_in_gpu_memory_is_read_where_it_lies(tensorrt, tiny_card, owner):
+    with tensorrt.open(tiny_card()) as backend:
+        first = OnGpu(owner, picture(seed=3))
+        for seed in (3, 4, 5, 6):  # from the second on by a graph
+            batch = picture(seed=seed)
+            first.write(batch)
+            got, count = uploads(tensorrt, backend, first)
+            np.testing.assert_allclose(got, expected(batch), rtol=1e-5)
+            assert count == 0
+        assert backend.graph_problem == ''
+        assert backend._graph is not None
+        assert tensorrt.gpu.lib.fakeDeviceSynchronizations() == 0
+        second = OnGpu(owner, picture(seed=8))
+        np.testing.assert_allclose(backend.run(second)['depth'][0, 0],
+                                   expected(second.values), rtol=1e-5)
+        np.testing.assert_allclose(backend.run(picture(seed=9))['depth'][0, 0],
+                                   expected(picture(seed=9)), rtol=1e-5)
+        assert self_check(backend).ok
+
+
+def test_ten_thousand_pictures_in_gpu_memory_leave_nothing(tensorrt, tiny_card, owner):
+    with tensorrt.open(tiny_card()) as backend:
+        lent = [OnGpu(owner, picture(seed=seed)) for seed in (0, 1)]
+        for _ in range(3):
+            [backend.run(each) for each in lent]
+        before = tensorrt.gpu.live()
+        for count in range(3000):
+            backend.run(lent[count % 2])
+            backend.run_device(lent[0])
+        assert tensorrt.gpu.live() == before
+        np.testing.assert_allclose(backend.run(lent[1])['depth'][0, 0],
+                                   expected(lent[1].values), rtol=1e-5)
+
+
+def test_stream_of_a_torch_tensor_is_torchs_current_one(
+    tensorrt, tiny_card, owner, monkeypatch
+):
+    stream = owner.stream_create()
+    asked = []
+
+    class Torch:
+        pass
+
+    Torch.Tensor = Tensor
+    Torch.cuda = Torch()
+    Torch.cuda.current_stream = lambda device: asked.append(device) or type(
+        'Stream', (), {'cuda_stream': stream})
+    monkeypatch.setitem(sys.modules, 'torch', Torch())
+    with tensorrt.open(tiny_card()) as backend:
+        tensor = Tensor(owner, picture(seed=2), stream=stream)
+        got = backend.run(tensor)['depth'][0, 0]
+        np.testing.assert_allclose(got, expected(tensor.values), rtol=1e-5)
+        assert asked == ['cuda:0']
+        assert tensorrt.gpu.lib.fakeDeviceSynchronizations() == 0
+
+
+def test_default_stream_of_an_owner(tensorrt, tiny_card, owner):
+    with tensorrt.open(tiny_card()) as backend:
+        for stream in (0, 1):  # as torch and as the interface name it
+            lent = OnGpu(owner, picture(seed=stream), stream=stream)
+            np.testing.assert_allclose(backend.run(lent)['depth'][0, 0],
+                                       expected(lent.values), rtol=1e-5)
+
+
+def test_owner_that_names_no_stream_costs_a_wait_for_the_gpu(tensorrt, tiny_card, owner):
+    with tensorrt.open(tiny_card()) as backend:
+        lent = NoStream(owner, picture(seed=2))
+        np.testing.assert_allclose(backend.run(lent)['depth'][0, 0], expected(lent.values),
+                                   rtol=1e-5)
+        assert tensorrt.gpu.lib.fakeDeviceSynchronizations() == 1
+
+
+def test_picture_at_an_odd_address_is_copied_on_the_gpu(tensorrt, tiny_card, owner):
+    for integrated in (False, True):
+        tensorrt.gpu.device(integrated=integrated)
+        with tensorrt.open(tiny_card()) as backend:
+            lent = OnGpu(owner, picture(seed=2), offset=3)
+            for seed in (2, 3, 4):
+                lent.write(picture(seed=seed))
+                got, count = uploads(tensorrt, backend, lent)
+                np.testing.assert_allclose(got, expected(picture(seed=seed)), rtol=1e-5)
+                assert count == 0
+
+
+def test_sizes_of_pictures_in_gpu_memory_may_change(tensorrt, tiny_card, owner):
+    with tensorrt.open(tiny_card(dynamic=True)) as backend:
+        for size_hw in [(16, 32), (80, 80), (16, 32), (24, 40)]:
+            lent = OnGpu(owner, picture(size_hw))
+            for source in (lent, lent.values, lent, lent, lent.values):
+                got = backend.run(source)['depth'][0, 0]
+                np.testing.assert_allclose(got, expected(lent.values), rtol=1e-5)
+
+
+def test_results_stay_on_the_gpu_until_the_next_run(tensorrt, tiny_card, owner):
+    for integrated in (False, True):
+        tensorrt.gpu.device(integrated=integrated)
+        with tensorrt.open(tiny_card()) as backend:
+            lent = OnGpu(owner, picture(seed=4))
+            for source in (lent, picture(seed=5), lent, lent):
+                results = backend.run_device(source)
+                assert list(results) == ['depth']
+                described = results['depth'].__cuda_array_interface__
+                assert (described['shape'], described['typestr']) == ((1, 1, *SIZE_HW), '<f4')
+                assert (described['stream'], described['version']) == (None, 3)
+                np.testing.assert_allclose(
+                    read(owner, results['depth'])[0, 0],
+                    expected(getattr(source, 'values', source)), rtol=1e-5)
+            backend.run(picture())
+            with pytest.raises(BackendError, match='ran again or was closed; copy'):
+                results['depth'].__cuda_array_interface__  # noqa: B018
+            results = backend.run_device(lent)
+        with pytest.raises(BackendError, match='ran again or was closed'):
+            results['depth'].__cuda_array_interface__  # noqa: B018
+
+
+def test_results_that_stay_are_not_downloaded(tensorrt, tiny_card):
+    with tensorrt.open(tiny_card()) as backend:
+        stale = backend.run(picture(seed=1))['depth'].copy()
+        for seed in (2, 3, 4):
+            backend.run_device(picture(seed=seed))
+        np.testing.assert_array_equal(backend._outputs['depth'], stale)
+        backend.close()
+        with pytest.raises(BackendError, match='it is closed'):
+            backend.run_device(picture())
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ('shape', r'input has shape \(1, 25, 40, 3\), model'),
+    ('dtype', 'input is float32, model'),
+    ('strides', r'has strides \(2880, 3, 72, 1\), \(2880, 120, 3, 1\) are expected: hand over '
+                r'tensor\.contiguous'),
+    ('device', r"on GPU 1, this backend on GPU 0: hand over tensor.to\('cuda:0'\)"),
+    ('host', 'not in the memory of a GPU'),
+    ('owner', 'cannot be used: it needs a gradient'),
+    ('closed', 'it is closed'),
+])
+def test_what_cannot_be_lent_is_refused_and_the_backend_goes_on(
+    tensorrt, tiny_card, owner, change, message
+):
+    class Grad(OnGpu):
+        @property
+        def __cuda_array_interface__(self):
+            raise RuntimeError('it needs a gradient')
+
+    backend = tensorrt.open(tiny_card())
+    sound = OnGpu(owner, picture(seed=6))
+    lent = {
+        'shape': lambda: OnGpu(owner, picture((25, 40))),
+        'dtype': lambda: OnGpu(owner, picture().astype(np.float32)),
+        'strides': lambda: OnGpu(owner, picture(), strides=(2880, 3, 72, 1)),
+        'owner': lambda: Grad(owner, picture()),
+    }.get(change, lambda: OnGpu(owner, picture()))()
+    if change == 'device':
+        tensorrt.gpu.lib.fakeMove(lent.memory, 1)
+    if change == 'host':
+        lent.address = lent.staging.address
+    if change == 'closed':
+        backend.close()
+    for run in (backend.run, backend.run_device):
+        with pytest.raises(BackendError, match=message):
+            run(lent)
+    if change != 'closed':
+        for source in (sound, picture(seed=6), sound, sound):
+            np.testing.assert_allclose(backend.run(source)['depth'][0, 0],
+                                       expected(picture(seed=6)), rtol=1e-5)
+    backend.close()
+
+
+def test_times_of_a_lent_picture_are_not_taken(tensorrt, tiny_card, owner):
+    with tensorrt.open(tiny_card()) as backend:
+        backend.run(OnGpu(owner, picture()))
+        with pytest.raises(BackendError, match='lent and may be gone'):
+            backend.gpu_times_ms(1)
+        backend.run(picture())
+        assert backend.gpu_times_ms(1) == [1.0]
+
+
+def test_every_call_that_can_fail_with_a_lent_picture(tensorrt, tiny_card, owner):
+    card, batch = tiny_card(), picture(seed=2)
+    reasons = []
+    for call in range(1, 60):
+        with tensorrt.open(card, 'fp16') as backend:
+            lent = OnGpu(owner, batch)
+            tensorrt.gpu.fail_at(call, 999)
+            try:
+                for _ in range(3):
+                    np.testing.assert_allclose(backend.run(lent)['depth'][0, 0],
+                                               expected(batch), rtol=1e-5)
+            except BackendError as error:
+                reasons.append(str(error))
+            done = tensorrt.gpu.calls() < call
+            tensorrt.gpu.fail_at(0, 0)
+            if not done:  # and the next one is whole again
+                np.testing.assert_allclose(backend.run(lent)['depth'][0, 0], expected(batch),
+                                           rtol=1e-5)
+        if done:
+            break
+    else:
+        pytest.fail('it never went through')
+    assert len(reasons) > 3
+    assert all('999' in reason or 'CUDA fails' in reason for reason in reasons)
+
+
+def test_other_backends_say_that_they_take_host_memory(tensorrt, tiny_card, owner):
+    pytest.importorskip('onnxruntime')
+    with tensorrt.open(tiny_card(), 'fp32', 'onnxruntime') as backend:
+        with pytest.raises(BackendError, match=r'tensor\.cpu\(\)\.numpy\(\), or use backend '
+                                               'tensorrt'):
+            backend.run(OnGpu(owner, picture()))
+        np.testing.assert_allclose(backend.run(picture())['depth'][0, 0], expected(picture()),
+                                   rtol=1e-5)
+
+
 # --- precision
 
 
