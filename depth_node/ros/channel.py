@@ -18,6 +18,8 @@ from depth_node.pipeline import DepthFrame, DepthPipeline
 from depth_node.ros import diagnostics, messages, qos, settings
 from depth_node.ros.calibration_service import CalibrationService
 from depth_node.ros.camera_source import CameraSource, Resolved
+from depth_node.ros.mount import MountSource
+from depth_node.ros.mount import is_wanted as mount_is_wanted
 from depth_node.ros.outputs import (
     DEPTH,
     POINTS,
@@ -27,7 +29,10 @@ from depth_node.ros.outputs import (
     topic_of_camera,
 )
 from depth_node.ros.parameters import Parameters
+from depth_node.ros.scale_sources import ScaleSource
 from depth_node.ros.statistics import Statistics
+from depth_node.ros.transforms import Transforms
+from depth_node.scale import Scale
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -95,12 +100,14 @@ class Surroundings:
         parameters: gives the parameters in force for this camera.
         put: leaves a job for the worker; returns the one that it replaces, if any.
         topics: gives the full names of all topics of all channels, inputs and outputs.
+        transforms: TF.
         ending: tells whether the process is on its way out.
     """
 
     parameters: Callable[[], Parameters]
     put: Callable[[Job], Job | None]
     topics: Callable[[], Set[str]]
+    transforms: Transforms
     ending: Callable[[], bool]
 
 
@@ -166,6 +173,9 @@ class Channel:
         self._subscriptions: list[Subscription] = []
         self._input_qos: dict[str, QoSProfile] = {}
         self._outputs: Outputs | None = None
+        self._scale_source: ScaleSource | None = None
+        self._mount_source: MountSource | None = None
+        self._scale_seen = 'model', 'ok'
         self._calibration: CalibrationService | None = None
         try:
             self._outputs = Outputs(
@@ -177,6 +187,10 @@ class Channel:
             self._subscribe(CompressedImage if self._compressed else Image, self.image_topic,
                             on_image)
             self._subscribe(CameraInfo, self._info_topic, self._on_camera_info)
+            self._scale_source = ScaleSource(node, around.transforms, wanted, backend.card,
+                                             on_mismatch=self._on_input_mismatch)
+            self._mount_source = MountSource(node, around.transforms, wanted.mount.imu_topic,
+                                             on_mismatch=self._on_input_mismatch)
             self._calibration = CalibrationService(
                 node, name, lambda: self.parameters, lambda: self.active)
         except Exception as error:  # rclpy raises RuntimeError for a QoS word that it cannot read
@@ -205,6 +219,12 @@ class Channel:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
         self._input_qos.clear()
+        if self._scale_source is not None:
+            self._scale_source.destroy()
+            self._scale_source = None
+        if self._mount_source is not None:
+            self._mount_source.destroy()
+            self._mount_source = None
         if self._outputs is not None:
             self._outputs.destroy()
             self._outputs = None
@@ -326,7 +346,10 @@ class Channel:
 
     def _process_frame(self, job: Job) -> None:
         outputs, pipeline = self._outputs, self._pipeline
+        scale_source, mount_source = self._scale_source, self._mount_source
         assert outputs is not None
+        assert scale_source is not None
+        assert mount_source is not None
         parameters = self.parameters
         wanted = outputs.wanted(parameters)
         if not self.active or not (wanted or self._calibrating):
@@ -344,9 +367,11 @@ class Channel:
             self._node.get_logger().warning(
                 f'{self._says}{resolved.problem}: {resolved.message}')
 
-        pipeline.update(scale=settings.scale(parameters), filters=settings.filters(parameters),
-                        rectify=parameters.input.rectify)
+        mount = mount_source.find(header, parameters).mount
+        pipeline.update(scale=scale_source.choose(header, parameters),
+                        filters=settings.filters(parameters), rectify=parameters.input.rectify)
         frame = pipeline.run(rgb, resolved.camera, stamp)
+        self._tell_scale(frame.scale)
         statistics = self._statistics
         statistics.processed()
         job.processed = True
@@ -354,7 +379,7 @@ class Channel:
             self._calibration.take(frame)
         stage_ms = {'decode': decode_ms, **frame.timings_ms}
         count = outputs.publish(frame, header, wanted, parameters, stage_ms,
-                                settings.mount(parameters))
+                                mount)
         finished = time.perf_counter()
         latency_ms = 1e3 * (finished - job.entered)
         if count or STATUS in wanted:
@@ -382,19 +407,50 @@ class Channel:
         if before is not None and stamp < before - CLOCK_JUMP_S:
             self._statistics.clock_jumped()
             self._reset_asked.set()
+            self._around.transforms.forget()
             self._node.get_logger().info(
                 f"{self._says}the images' time went back by {before - stamp:.1f} s (a bag that "
                 'starts again, or a clock that was set): state from earlier frames is dropped')
         if self._reset_asked.is_set():
             self._reset_asked.clear()
             self._pipeline.reset()
+            if self._scale_source is not None and self._mount_source is not None:
+                self._scale_source.reset()
+                self._mount_source.reset()
 
     def _problem_is_new(self, resolved: Resolved) -> bool:
         before = self._seen.camera
         return before is None or (before.problem, before.source) != (
             resolved.problem, resolved.source)
 
+    def _tell_scale(self, scale: Scale) -> None:
+        """Log where the scale changes its source or state; not again soon, if it wavers."""
+        before, self._scale_seen = self._scale_seen, (scale.source, scale.state)
+        if self._scale_seen == before:
+            return
+        now, key = time.perf_counter(), f'scale {scale.source} {scale.state}'
+        if now - self._named_at.get(key, -math.inf) < LOG_EVERY_S:
+            return
+        self._named_at[key] = now
+        log = self._node.get_logger()
+        if scale.state == 'ok':
+            numbers = ', '.join(f'{name} {value}' for name, value in diagnostics.scale_facts(
+                scale).items() if name not in ('source', 'state'))
+            log.info(f'{self._says}scale from {scale.source}: {numbers}')
+        else:
+            problem = '' if self._scale_source is None else self._scale_source.problem
+            reasons = '; '.join(dict.fromkeys(filter(None, (problem, scale.note))))
+            log.warning(f'{self._says}scale from {scale.source} is {scale.state}: {reasons}')
+
     # --- reporting (executor's thread)
+
+    def watch_sources(self) -> None:
+        """Keep the subscriptions of scale and mount as the parameters want them."""
+        parameters = self.parameters
+        if self._scale_source is not None:
+            self._scale_source.watch(parameters, active=self.active)
+        if self._mount_source is not None:
+            self._mount_source.watch(parameters, active=self.active)
 
     def watch_input(self) -> None:
         """Keep the count of publishers, and say what to do when no image arrives."""
@@ -474,6 +530,14 @@ class Channel:
             state.camera_problem, state.camera_message = camera.problem, camera.message
         state.scale = diagnostics.scale_facts(
             settings.scale(parameters) if frame is None else frame.scale)
+        inputs = dict(self._input_qos)
+        if self._scale_source is not None:
+            state.scale.update(self._scale_source.facts())
+            inputs.update(self._scale_source.qos)
+        if self._mount_source is not None:
+            if mount_is_wanted(parameters):
+                state.mount = self._mount_source.facts()
+            inputs.update(self._mount_source.qos)
         if frame is not None:
             state.valid_share, state.removed = frame.valid_share, frame.removed
             state.notes = (*frame.notes, *seen.notes)
@@ -481,7 +545,7 @@ class Channel:
         if self._outputs is not None:
             state.wanted = tuple(sorted(self._outputs.wanted(parameters)))
             state.mismatches = tuple(
-                qos.mismatches(self._node, self._input_qos, self._outputs.qos))
+                qos.mismatches(self._node, inputs, self._outputs.qos))
             if state.large_messages and frame is not None and (
                     frame.depth.nbytes > qos.LARGE_BYTES):
                 state.best_effort_readers = tuple(qos.best_effort_subscribers(

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from depth_node.ground import Mount
+from depth_node.ros import settings
 from depth_node.ros.measurement_topic import MeasurementTopic
 from depth_node.ros.messages import stamp_s
 from depth_node.ros.parameters import Parameters
@@ -172,15 +173,15 @@ class MountSource:
                 return Found(self._from_tf(header, given.frame), 'tf')
             except ValueError as error:
                 problems.append(f'mount.frame: {error}')
-        height = given.height_m or math.nan
         if self._imu is not None:
             try:
-                return Found(self._from_imu(header, height), 'imu', '; '.join(problems))
+                mount = self._from_imu(header, given.height_m or math.nan)
+                return Found(mount, 'imu', '; '.join(problems))
             except ValueError as error:
                 problems.append(f'mount.imu_topic {self._imu.topic}: {error}')
-        if given.height_m or given.pitch_deg or given.roll_deg:
-            return Found(Mount.from_angles(height, given.pitch_deg, given.roll_deg),
-                         'parameters', '; '.join(problems))
+        numbers = settings.mount(parameters)
+        if numbers is not None:
+            return Found(numbers, 'parameters', '; '.join(problems))
         if not problems:
             problems.append("the camera's height and tilt are not known: set mount.frame, or "
                             'mount.height_m with mount.pitch_deg or mount.imu_topic')
@@ -254,7 +255,7 @@ def is_wanted(parameters: Parameters) -> bool:
     """Return whether the mount is given in some way, or needed in any case."""
     given = parameters.mount
     return bool(parameters.scale.source == 'ground' or given.frame or given.imu_topic
-                or given.height_m or given.pitch_deg or given.roll_deg)
+                or settings.mount(parameters))
 
 
 def _mount(up: NDArray[np.float64], height_m: float) -> Mount:

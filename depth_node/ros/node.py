@@ -34,6 +34,7 @@ from depth_node.ros.channel import (
 from depth_node.ros.interrupts import Interrupts
 from depth_node.ros.parameter_server import ParameterServer
 from depth_node.ros.parameters import NODE_NAME, Parameters
+from depth_node.ros.transforms import Transforms
 from depth_node.ros.worker import NewestWorker
 from diagnostic_msgs.msg import DiagnosticArray
 import rclpy
@@ -58,6 +59,7 @@ class MonoDepthNode(LifecycleNode):
         self._backend: Backend | None = None
         self._channels: list[Channel] = []
         self._worker: NewestWorker[Job] | None = None
+        self._transforms = Transforms(self)
         self._closing = False
 
         self._parameter_server = ParameterServer(
@@ -194,6 +196,7 @@ class MonoDepthNode(LifecycleNode):
             around = Surroundings(
                 parameters=partial(self._parameter_server.of, camera),
                 put=partial(worker.put, slot=slot), topics=self._topics,
+                transforms=self._transforms,
                 ending=lambda: self._closing or not self.context.ok())
             with _naming(camera):
                 self._channels.append(
@@ -216,6 +219,7 @@ class MonoDepthNode(LifecycleNode):
         for channel in self._channels:
             channel.close()
         self._channels.clear()
+        self._transforms.destroy()
         if self._backend is not None:
             self._backend.close()
             self._backend = None
@@ -239,6 +243,7 @@ class MonoDepthNode(LifecycleNode):
         settings.scan(wanted)
         if self._backend is not None:
             check_range(wanted, self._backend.card)
+            settings.points(wanted, self._backend.card)
 
     # --- services and clock
 
@@ -259,6 +264,7 @@ class MonoDepthNode(LifecycleNode):
 
     def _watch(self) -> None:
         for channel in self._channels:
+            self._guarded(channel.watch_sources)
             self._guarded(channel.watch_input)
 
     def _report(self) -> None:
