@@ -169,11 +169,12 @@ class _Rays:
     def is_obstacle(self, depth: NDArray[np.float32], mount: Mount,
                     band: BandSettings) -> NDArray[np.bool_]:
         """Return where a surface at these depths is in the band; False where not finite."""
-        with np.errstate(invalid='ignore'):  # 0 * Inf
+        with np.errstate(invalid='ignore', over='ignore'):  # 0 * Inf
             found: NDArray[np.bool_] = depth * self.rise_above_margin >= np.float32(
                 band.min_height_m - mount.height_m)
             found &= depth * self.rise <= np.float32(band.max_height_m - mount.height_m)
         found &= np.isfinite(depth)
+        found &= depth > 0
         return found
 
     def can_be_too_close(self, mount: Mount, band: BandSettings) -> NDArray[np.bool_]:
@@ -229,7 +230,7 @@ class ScanMaker:
             self._mount = mount
         mount, settings = self._mount or mount, self.settings
         np.take(depth.reshape(-1), self._pixels, out=self._depth, mode='clip')
-        with np.errstate(invalid='ignore'):
+        with np.errstate(invalid='ignore', over='ignore'):
             away = np.multiply(self._depth, self._rays.away, out=self._away)
             free = away >= self._leaves  # False where unknown, and where no ray belongs
         obstacle = self._rays.is_obstacle(self._depth, mount, settings)
@@ -281,7 +282,7 @@ class ScanMaker:
             ends = [-ends[1], -ends[0]]
         if settings.angle_increment_deg > 0:
             self._increment = math.radians(settings.angle_increment_deg)
-            self._bins = 1 + int((ends[1] - ends[0]) / self._increment + 1e-9)
+            self._bins = 1 + round((ends[1] - ends[0]) / self._increment)
         else:
             self._bins = count
             self._increment = (ends[1] - ends[0]) / max(1, count - 1) or 1 / focal
@@ -410,14 +411,15 @@ class NearestObstacle:
         coarse = np.ascontiguousarray(depth[::self._stride, ::self._stride])
         unknown = np.isnan(coarse)
         if mount is None or math.isnan(mount.height_m):
-            distance = np.where(unknown, np.float32(np.inf), coarse)
+            known = (coarse > 0) | np.isneginf(coarse)
+            distance = np.where(known, coarse, np.float32(np.inf))
             return self._nearest('depth', distance, coarse, unknown, None)
         if _differs(self._mount, mount):
             self._rays = _Rays.of(self._x, self._y, mount, self.band)
             self._mount = mount
         mount = self._mount or mount
         counts = self._rays.is_obstacle(coarse, mount, self.band)
-        with np.errstate(invalid='ignore'):
+        with np.errstate(invalid='ignore', over='ignore'):
             distance = coarse * self._rays.away
         np.copyto(distance, np.float32(np.inf), where=~counts)
         too_close = np.isneginf(coarse)
