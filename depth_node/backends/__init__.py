@@ -180,7 +180,7 @@ def open_backend(
         precision: one of `PRECISIONS`. auto is int8 on a CPU if the card has that file, fp16 on
             a GPU, and the next slower one should the self-check fail there: fp32, with mixed
             (FP16 with the risky layers in FP32) before it where TensorRT can be told so. bf16
-            needs openvino, mixed TensorRT 8.
+            needs openvino, mixed TensorRT 8 or 10.
         cache_dir: where the runtime may keep compiled models; None: nowhere, but TensorRT, whose
             engines take minutes to build, in the user's cache folder.
         threads: CPU threads; None: the physical cores it may use, at most 4.

@@ -77,7 +77,7 @@ def precisions() -> tuple[str, ...]:
 
     INT8 is not among them: whether it is faster than FP16 depends on the GPU.
     """
-    return ('fp16', 'fp32') if is_typed(_trt()) else ('fp16', 'mixed', 'fp32')
+    return ('fp16', 'fp32') if is_typed(_trt(), 'mixed') else ('fp16', 'mixed', 'fp32')
 
 
 def model_file(card: ModelCard, precision: str) -> Path:
@@ -86,7 +86,7 @@ def model_file(card: ModelCard, precision: str) -> Path:
     Raises:
         BackendError: the card has none, or TensorRT does not know the precision.
     """
-    return card_file(card, precision, typed=is_typed(_trt()))
+    return card_file(card, precision, typed=is_typed(_trt(), precision))
 
 
 def open_model(

@@ -6,7 +6,8 @@ follow from that:
 - typed: `NetworkDefinitionCreationFlag.STRONGLY_TYPED` exists (10, 11, RTX). The types in the
   ONNX file are the precision; FP16 needs an FP16 file.
 - flags: it does not exist (8.5, 8.6). The FP32 file is built with `BuilderFlag.FP16`, a
-  symmetric QDQ file with `BuilderFlag.INT8` as well.
+  symmetric QDQ file with `BuilderFlag.INT8` as well. `mixed` goes this way in 10 too, which
+  still has these flags for networks that are not strongly typed; 11 and RTX have not.
 
 `build_in_child` builds in a process of its own: whatever happens to that, this one goes on.
 """
@@ -54,8 +55,8 @@ __all__ = [
 ]
 
 PRECISIONS: Final = ('fp32', 'fp16', 'mixed', 'int8')
-"""What a plan may be built in. mixed, on the flags route alone, is FP16 with the layers in FP32
-that overflow first."""
+"""What a plan may be built in. mixed, on the flags route alone (8 and 10), is FP16 with the
+layers in FP32 that overflow first."""
 
 MODULES: Final = ('tensorrt', 'tensorrt_rtx')
 
@@ -184,9 +185,15 @@ def profile_of(spec: InputSpec, opt_hw: tuple[int, int] | None = None) -> Profil
     return Profile(spec.min_hw, opt_hw, spec.max_hw)
 
 
-def is_typed(trt: Any) -> bool:
-    """Tell whether a TensorRT module takes the precision from the types in the ONNX file."""
-    return hasattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED')
+def is_typed(trt: Any, precision: str = 'fp32') -> bool:
+    """Tell whether a TensorRT module takes a precision from the types in the ONNX file.
+
+    It does where it can, but for `mixed`, which is told by flags as long as they are there.
+    """
+    if not hasattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED'):
+        return False
+    flags = all(hasattr(trt.BuilderFlag, name) for name in ('FP16', 'OBEY_PRECISION_CONSTRAINTS'))
+    return not (precision == 'mixed' and flags)
 
 
 def card_file(card: ModelCard, precision: str, *, typed: bool) -> Path:
@@ -195,7 +202,7 @@ def card_file(card: ModelCard, precision: str, *, typed: bool) -> Path:
     Args:
         card: the model.
         precision: one of `PRECISIONS`.
-        typed: what `is_typed` says of the TensorRT at hand.
+        typed: what `is_typed` says of the TensorRT at hand and this precision.
 
     Raises:
         BuildError: the card has no such file.
@@ -204,8 +211,8 @@ def card_file(card: ModelCard, precision: str, *, typed: bool) -> Path:
     if precision not in PRECISIONS:
         raise BuildError(f'precision {precision!r}: known are {", ".join(PRECISIONS)}')
     if precision == 'mixed' and typed:
-        raise BuildError('mixed is for TensorRT 8: here the types in the file are the precision',
-                         remedy='use fp16 or fp32')
+        raise BuildError('mixed is for TensorRT 8 and 10: here the types in the file are the '
+                         'precision', remedy='use fp16 or fp32')
     name = 'int8_trt' if precision == 'int8' else precision if typed else 'fp32'
     if name not in card.precisions:
         verb = 'quantize' if precision == 'int8' else 'export'
@@ -246,9 +253,9 @@ def build_plan(trt: Any, request: BuildRequest, progress: Progress | None = None
         builder = trt.Builder(log)
     except TypeError as error:  # a null pointer from the library; the log has the reason
         raise _failure('TensorRT cannot start', log.errors) from error
-    typed = is_typed(trt)
+    typed = is_typed(trt, request.precision)
     flags = 0
-    for name in ('EXPLICIT_BATCH', 'STRONGLY_TYPED'):
+    for name in ('EXPLICIT_BATCH', 'STRONGLY_TYPED') if typed else ('EXPLICIT_BATCH',):
         if hasattr(trt.NetworkDefinitionCreationFlag, name):
             flags |= 1 << int(getattr(trt.NetworkDefinitionCreationFlag, name))
     network = builder.create_network(flags)
@@ -504,7 +511,7 @@ def _set_target(trt: Any, config: Any, request: BuildRequest) -> None:
 
 
 def _set_flags(trt: Any, network: Any, config: Any, request: BuildRequest) -> None:
-    """Tell TensorRT 8 the precision; a later one is told by the file."""
+    """Tell TensorRT the precision where the file does not."""
     if request.precision == 'fp32':
         return
     config.set_flag(trt.BuilderFlag.FP16)

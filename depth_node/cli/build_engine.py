@@ -23,7 +23,7 @@ HELP = 'build the TensorRT engine of a model for this GPU'
 _EPILOG = """\
 The engine goes into the cache, where the node and the other verbs find it; without this verb the
 node builds it when it starts for the first time, which takes minutes. It is then run on the card's
-reference picture: fp16 that is wrong on this GPU is refused, and auto goes on with fp32.
+reference picture: fp16 that is wrong on this GPU is refused, and auto goes on.
 
 With -o the plan goes into a file instead and is not run. TensorRT-RTX so builds without a GPU, for
 the one that --target-sm names: whether a network can become an engine is known before the robot.
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument('model', help='card name, card file or ONNX file with a card')
     parser.add_argument('--precision', choices=_PRECISIONS, default='auto',
-                        help='auto is fp16 where the self-check passes, else fp32; mixed is for '
-                             'TensorRT 8 (auto)')
+                        help='auto is fp16 where the self-check passes, else mixed (fp16 but '
+                             'for risky layers; TensorRT 8 and 10), else fp32 (auto)')
     parser.add_argument('--cache-dir', type=Path, metavar='DIR',
                         help="as the node's backend.cache_dir (~/.cache/depth_node)")
     parser.add_argument('--json', action='store_true', help='print JSON')
@@ -143,12 +143,11 @@ def _into_file(args: argparse.Namespace, card: ModelCard) -> dict[str, Any]:
         here = args.target_sm is None and importlib.util.find_spec('tensorrt') is not None
         module = 'tensorrt' if here else 'tensorrt_rtx'
     trt = importlib.import_module(module)
-    typed = is_typed(trt)
     precision = args.precision
     if precision == 'auto':
-        precision = 'fp16' if not typed or 'fp16' in card.precisions else 'fp32'
+        precision = 'fp16' if not is_typed(trt) or 'fp16' in card.precisions else 'fp32'
     request = BuildRequest(
-        onnx=card_file(card, precision, typed=typed), precision=precision,
+        onnx=card_file(card, precision, typed=is_typed(trt, precision)), precision=precision,
         profile=profile_of(card.input, tuple(args.size) if args.size else None),
         memory_mib=args.memory_mib or DEFAULT_MEMORY_MIB, target_sm=args.target_sm,
         optimization_level=args.optimization_level)

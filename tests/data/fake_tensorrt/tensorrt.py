@@ -50,7 +50,9 @@ class MemoryPoolType(enum.Enum):
 
 
 class BuilderFlag(enum.Enum):
-    FP16, INT8, OBEY_PRECISION_CONSTRAINTS = range(3)
+    TF32 = 7
+    if not _SETTINGS['typed'] or __version__.startswith('10.'):  # 11 has no flags of precision
+        FP16, INT8, OBEY_PRECISION_CONSTRAINTS = range(3)
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -170,7 +172,9 @@ class Builder:
         self._log = log
 
     def create_network(self, flags):
-        return _Network()
+        network = _Network()
+        network.typed = bool(flags & 2)
+        return network
 
     def create_builder_config(self):
         return _Config()
@@ -184,8 +188,12 @@ class Builder:
             return None
         content = network.content
         precision = 'fp32'
-        if content['half'] or BuilderFlag.FP16 in config.flags:
-            pinned = BuilderFlag.OBEY_PRECISION_CONSTRAINTS in config.flags
+        flags = {flag.name for flag in config.flags}
+        if network.typed and flags:
+            self._log.log(ILogger.Severity.ERROR, 'flags of precision in a strongly typed network')
+            return None
+        if content['half'] or 'FP16' in flags:
+            pinned = 'OBEY_PRECISION_CONSTRAINTS' in flags
             precision = 'mixed' if pinned else 'fp16'
         profile = config.profile.shapes if config.profile else [content['shape']] * 3
         error = _SETTINGS['errors'].get(precision, 0.0)

@@ -552,6 +552,26 @@ def test_asking_for_a_failing_fp16_is_an_error(tensorrt, tiny_card):
     assert tensorrt.gpu.live() == {}
 
 
+@pytest.mark.parametrize('backend', ['tensorrt', 'auto'])
+@pytest.mark.parametrize(('typed', 'version'), [(False, '8.6.1'), (True, '10.3.0')])
+def test_mixed_can_be_asked_for(tensorrt, tiny_card, backend, typed, version):
+    tensorrt.set(typed=typed, version=version, errors={'fp16': 0.2})
+    with tensorrt.open(tiny_card(), 'mixed', backend) as opened:
+        assert (opened.name, opened.precision, opened.refusals) == ('tensorrt', 'mixed', ())
+    (engine,) = tensorrt.engines()
+    assert engine.key.precision == 'mixed'
+
+
+@pytest.mark.parametrize('half_file', [False, True])
+def test_tensorrt_10_goes_from_fp16_to_mixed_by_its_flags(tensorrt, tiny_card, half_file):
+    tensorrt.set(typed=True, version='10.3.0', errors={'fp16': 0.2})
+    card = as_fp16(tiny_card()) if half_file else tiny_card()
+    with tensorrt.open(card) as backend:
+        assert backend.precision == 'mixed'
+        (refusal,) = backend.refusals
+    assert ('self-check failed' if half_file else 'no fp16 file') in refusal.reason
+
+
 def test_typed_tensorrt_builds_fp16_from_the_fp16_file(tensorrt, tiny_card):
     tensorrt.set(typed=True, version='11.4.0')
     with tensorrt.open(as_fp16(tiny_card())) as backend:
