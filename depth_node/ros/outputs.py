@@ -22,7 +22,7 @@ from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from std_msgs.msg import Header
 
 DEPTH, CAMERA_INFO, POINTS = '~/depth/image', '~/depth/camera_info', '~/points'
-SCAN = '~/scan'
+SCAN, RECTIFIED = '~/scan', '~/image_rect'
 COLOR, CONFIDENCE, STATUS = '~/depth/color', '~/confidence', '~/status'
 _NEEDS_CAMERA = (CAMERA_INFO, POINTS, SCAN)
 
@@ -58,7 +58,7 @@ class Outputs:
         self.qos: dict[str, QoSProfile] = {}
         kinds: list[tuple[str, Any]] = [
             (DEPTH, Image), (CAMERA_INFO, CameraInfo), (POINTS, PointCloud2), (SCAN, LaserScan),
-            (COLOR, Image)]
+            (COLOR, Image), (RECTIFIED, Image)]
         if confidence:
             kinds.append((CONFIDENCE, Image))
         if messages.DepthStatus is not None:
@@ -156,6 +156,8 @@ class Outputs:
             near, far = parameters.depth.color_near_m, parameters.depth.color_far_m
             ready.append((COLOR, messages.image(header, colorize(frame.depth, near, far),
                                                 'bgr8')))
+        if RECTIFIED in wanted:
+            ready.append((RECTIFIED, messages.image(header, frame.rgb, 'rgb8')))
         if CONFIDENCE in wanted and frame.confidence is not None:
             ready.append((CONFIDENCE, messages.image(header, frame.confidence, '32FC1')))
         if transform is not None:  # before the scan that needs it

@@ -28,6 +28,7 @@ from ros_rig import CX, CY, FX, FY, NETWORK_HW, Peer
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 DEPTH, INFO, POINTS = '~/depth/image', '~/depth/camera_info', '~/points'
+COLOUR = '~/image_rect'
 RELIABLE = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
 NAV2_SENSOR_DATA = QoSProfile(depth=50, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 NEAR_M, FAR_M = 1.3, 3.0
@@ -40,6 +41,7 @@ class Sent:
     depth: Image
     info: CameraInfo
     points: PointCloud2
+    colour: Image
 
 
 def scene() -> np.ndarray:
@@ -157,8 +159,18 @@ def rtabmap(sent: Sent) -> None:
     assert sent.depth.encoding in ('16UC1', '32FC1')
     assert sent.info.p[0] > 0
     assert sent.info.p[5] > 0
-    assert sent.info.header.stamp == sent.depth.header.stamp
+    assert sent.info.header.stamp == sent.depth.header.stamp == sent.colour.header.stamp
     assert (sent.info.width, sent.info.height) == (sent.depth.width, sent.depth.height)
+    coloured(sent)
+
+
+def coloured(sent: Sent) -> None:
+    """depth_image_proc xyzrgb and rtabmap: a picture of the same size, its encoding known."""
+    picture = sent.colour
+    assert picture.encoding in ('rgb8', 'bgr8', 'mono8')
+    assert (picture.width, picture.height) == (sent.depth.width, sent.depth.height)
+    np.testing.assert_array_equal(
+        np.frombuffer(picture.data, np.uint8).reshape(*NETWORK_HW, 3), scene())
 
 
 def rviz(sent: Sent) -> None:
@@ -205,10 +217,10 @@ READERS = {
                                          moveit_depth),
     'depth_image_proc xyz': Reader(dict.fromkeys(CAMERA, qos_profile_system_default),
                                    depth_image_proc),
-    'depth_image_proc xyzrgb': Reader(dict.fromkeys(CAMERA, RELIABLE), depth_image_proc),
+    'depth_image_proc xyzrgb': Reader(dict.fromkeys((*CAMERA, COLOUR), RELIABLE), coloured),
     'depthimage_to_laserscan': Reader(dict.fromkeys(CAMERA, qos_profile_system_default),
                                       depthimage_to_laserscan),
-    'rtabmap': Reader(dict.fromkeys(CAMERA, RELIABLE), rtabmap),
+    'rtabmap': Reader(dict.fromkeys((*CAMERA, COLOUR), RELIABLE), rtabmap),
     'RViz reliable': Reader({DEPTH: RELIABLE, INFO: RELIABLE, POINTS: RELIABLE}, rviz),
     'RViz best effort': Reader(dict.fromkeys((*CAMERA, POINTS), qos_profile_sensor_data), rviz),
     'every reader': Reader({}, all_of_them),
@@ -224,13 +236,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def receive(peer: Peer) -> Sent:
     """Return depth, CameraInfo and points of one stamp."""
     boxes = {topic: peer.collect(topic, kind) for topic, kind in (
-        (DEPTH, Image), (INFO, CameraInfo), (POINTS, PointCloud2))}
+        (DEPTH, Image), (INFO, CameraInfo), (POINTS, PointCloud2), (COLOUR, Image))}
     send = peer.camera(peer.info())
 
     def complete() -> Any:
         found = [{ros_rig.stamp_of(message): message for message in box}
                  for box in boxes.values()]
-        both = set(found[0]) & set(found[1]) & set(found[2])
+        both = set.intersection(*(set(messages) for messages in found))
         return both and [messages[max(both)] for messages in found]
 
     return Sent(*peer.send_until(send, lambda: peer.image(scene()), complete))
@@ -251,7 +263,7 @@ def test_every_consumer_accepts(peer: Peer, name: str) -> None:
 def test_qos_of_every_consumer_matches(peer: Peer, name: str) -> None:
     for topic, wanted in READERS[name].topics.items():
         full = topic.replace('~', '/mono_depth')
-        kind = {DEPTH: Image, INFO: CameraInfo, POINTS: PointCloud2}[topic]
+        kind = {INFO: CameraInfo, POINTS: PointCloud2}.get(topic, Image)
         mine = peer.node.create_subscription(kind, full, lambda _: None, wanted)
         try:
             offer = peer.wait(lambda full=full: peer.node.get_publishers_info_by_topic(full),
@@ -277,9 +289,9 @@ def test_the_rules_can_fail() -> None:
     cloud.fields = [PointField(name=name, offset=offset, datatype=7, count=1)
                     for name, offset in fields]
     cloud.data.frombytes(good.tobytes())
-    sent = Sent(Image(encoding='mono8'), CameraInfo(), cloud)
+    sent = Sent(Image(encoding='mono8'), CameraInfo(), cloud, Image())
     for rule in (moveit_cloud, nav2_observation_buffer, moveit_depth, depth_image_proc,
-                 rtabmap, depthimage_to_laserscan):
+                 rtabmap, coloured, depthimage_to_laserscan):
         with pytest.raises(AssertionError):
             rule(sent)
     cloud.fields[0].offset, cloud.fields[1].offset = 4, 0
