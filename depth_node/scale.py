@@ -133,25 +133,29 @@ class TrackSettings:
         when_stale: one of `WHEN_STALE`: hold the last estimate (before the first one the
             network's own depth), take the network's own depth, or blank.
         kind: the network's output kind (`model_card.OUTPUT_KINDS`).
+        local_error: relative error of the network's depth at one place once the scale is right;
+            the uncertainty of what one place alone says.  The bundled network's is 0.2.
     """
 
-    low: float = 0.2
-    high: float = 5.0
-    max_uncertainty: float = 0.1
+    low: float = 0.4
+    high: float = 2.5
+    max_uncertainty: float = 0.25
     smoothing_s: float = 1.0
     max_age_s: float = 3.0
     when_stale: str = 'hold'
     kind: str = 'depth'
+    local_error: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse settings that let nothing pass."""
         if not 0 < self.low < self.high:
             raise ValueError(f'scale: low {self.low}, high {self.high}; expected 0 < low < high')
-        if not (self.max_uncertainty > 0 and self.smoothing_s >= 0 and self.max_age_s > 0):
+        if not (self.max_uncertainty > 0 and self.smoothing_s >= 0 and self.max_age_s > 0
+                and self.local_error > 0):
             raise ValueError(
                 f'scale: max_uncertainty {self.max_uncertainty}, smoothing_s '
-                f'{self.smoothing_s}, max_age_s {self.max_age_s}; expected more than 0 '
-                '(smoothing_s: not less)')
+                f'{self.smoothing_s}, max_age_s {self.max_age_s}, local_error '
+                f'{self.local_error}; expected more than 0 (smoothing_s: not less)')
         if self.when_stale not in WHEN_STALE:
             raise ValueError(f'scale: when_stale {self.when_stale!r}, expected one of '
                              f'{", ".join(WHEN_STALE)}')
@@ -174,7 +178,7 @@ class Estimate:
             uncertainty of scale and shift together is judged.  Not used with one parameter.
         support: how many measurements agree with it.
         proven: False where nothing in the measurement could have contradicted it; such an
-            estimate does not replace another one.
+            estimate confirms the one in force and does nothing else.
         note: what a reader of the status should know.
     """
 
@@ -185,13 +189,6 @@ class Estimate:
     support: int = 0
     proven: bool = True
     note: str = ''
-
-    @property
-    def direction(self) -> NDArray[np.float64]:
-        """How the parameters change where all depths grow by a small share."""
-        if self.parameters.size == 1:
-            return np.ones(1)
-        return self.parameters if self.space == 'depth' else -self.parameters
 
     @property
     def scale(self) -> float:
@@ -349,8 +346,9 @@ class ScaleTracker:
         state = self._state
         if state is not None and not abs(stamp - self._stamp) <= self.settings.max_age_s:
             state = None  # stale: nothing is left to defend
-        if state is not None and not estimate.proven:
-            self.problem = _CONTRADICTS.format(estimate.scale, state.scale)
+        if not estimate.proven:
+            self.problem = estimate.note if state is None else _CONTRADICTS.format(
+                estimate.scale, state.scale)
             return
         if self._rival is None or not self._agree(estimate, self._rival, _RIVAL_GATE):
             self._rival_since, self._rivals = stamp, 0

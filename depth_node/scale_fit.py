@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+# Blocks of the image per side whose errors count as independent. With 4 x 4 the stated
+# uncertainty holds for the bundled network (benchmarks/scale.py); with more it is too small.
+BLOCKS = 4
 # Half width of the window around the middle in which half of a normal distribution lies, in
 # standard deviations.
 _HALF_NORMAL = 0.6745

@@ -12,6 +12,7 @@ import cv2
 from depth_node.camera import Camera
 from depth_node.scale import Estimate, Scale, ScaleTracker, TrackSettings, affine_space
 from depth_node.scale_fit import (
+    BLOCKS,
     MIN_SPREAD,
     Floats,
     Ints,
@@ -24,9 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 FITS = ('auto', 'scale', 'scale_shift')
-# Blocks of the image per side whose errors count as independent. With 4 x 4 the stated
-# uncertainty holds for the bundled network (benchmarks/scale.py); with more it is too small.
-BLOCKS = 4
 _MAX_POINTS = 1000  # of one measurement that are fitted; more only cost time
 _MAX_SETS = 32  # measurements that wait for their image
 _MAX_GRIDS = 8  # images that wait for late measurements
@@ -50,6 +48,9 @@ _STUCK = 1e-3
 # Where a shift is fitted to a network with metres of its own: expected shift as a share of the
 # measured inverse depth.
 _SHIFT_SHARE = 0.2
+# Share of a cone's pixels that are nearer than what returned the echo: a network blurs what
+# is small and near.
+_NEAREST = 0.02
 _SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -62,8 +63,6 @@ class PointsSettings(TrackSettings):
             `auto`: scale_shift for relative networks.
         min_points: fewer agreeing pixels are no estimate; does not apply to ranges.
         sync_tolerance_s: how far measurement and image may be apart, seconds.
-        local_error: relative error of the network's depth at one place once the scale is right;
-            the uncertainty that a single range has.
         confirmations: how many measurements in a row must agree before a first estimate comes
             into force; does not apply to ranges.
         max_mismatch: how much of the spread that shuffled and displaced measurements have the
@@ -76,7 +75,6 @@ class PointsSettings(TrackSettings):
     fit: str = 'auto'
     min_points: int = 20
     sync_tolerance_s: float = 0.1
-    local_error: float = 0.15
     confirmations: int = 3
     max_mismatch: float = 0.6
     max_chance: float = 0.65
@@ -87,7 +85,7 @@ class PointsSettings(TrackSettings):
         super().__post_init__()
         if self.fit not in FITS:
             raise ValueError(f'scale: fit {self.fit!r}, expected one of {", ".join(FITS)}')
-        for name in ('min_points', 'sync_tolerance_s', 'local_error', 'confirmations',
+        for name in ('min_points', 'sync_tolerance_s', 'confirmations',
                      'max_mismatch', 'max_chance', 'max_displaced'):
             if not getattr(self, name) > 0:
                 raise ValueError(f'scale: {name} {getattr(self, name)}, expected more than 0')
@@ -401,10 +399,8 @@ def _fit_points(points: NDArray[np.float32], grid: _Grid, settings: PointsSettin
     if not reason:
         return estimate
     if match.flat:
-        # as good as one measurement, and nothing in it that could contradict
-        error = settings.local_error * estimate.direction
         return replace(
-            estimate, covariance=estimate.covariance + np.outer(error, error), proven=False,
+            estimate, proven=False,
             note='picture and measurements are flat: nothing in them could show that they do '
                  'not belong together')
     return reason
@@ -574,7 +570,7 @@ def _fit_cone(cone: _Cone, grid: _Grid, settings: PointsSettings) -> Estimate | 
         if ranges.size < 4:
             return ('the cone of the range lies outside of the picture, or where the network '
                     'gives no depth')
-        step = math.log(cone.distance_m / float(np.quantile(ranges, 0.05)))
+        step = math.log(cone.distance_m / float(np.quantile(ranges, _NEAREST)))
         log_factor += step
         if abs(step) < 1e-3 or not cone.origin.any():
             break
@@ -583,9 +579,9 @@ def _fit_cone(cone: _Cone, grid: _Grid, settings: PointsSettings) -> Estimate | 
     if ranges.size < 0.5 * whole:
         return ('more than half of the cone of the range lies outside of the picture: what it '
                 'measured may lie there')
-    near, wide = (float(value) for value in np.quantile(ranges, (0.05, 0.3)))
+    near, wide = (float(value) for value in np.quantile(ranges, (_NEAREST, 0.3)))
     # what returns the echo is not always the very nearest
     error = math.hypot(settings.local_error, math.log(wide / near) / 2)
     return Estimate(np.array([log_factor]), np.array([[error * error]]), support=1,
-                    proven=False, note='one distance: nothing could show that it does not belong '
-                                       'to the picture')
+                    note='one distance: nothing could show that it does not belong to the '
+                         'picture')
