@@ -418,12 +418,22 @@ class ScaleParameters:
         20, 'Fewer agreeing measurements than this are no estimate (a Range message: its one '
         'measurement counts).', when=LIVE, low=1, high=100000)
     max_uncertainty: float = _parameter(
-        0.1, 'An estimate with a larger relative uncertainty is refused.', when=LIVE,
+        0.25, 'An estimate with a larger relative uncertainty is refused.', when=LIVE,
         low=0.001, high=1.0)
     low: float = _parameter(
-        0.2, 'Estimated factors below this are refused.', when=LIVE, low=0.001, high=1000.0)
+        0.4, 'Estimated factors below this are refused; does not apply to networks whose depth is '
+        'only relative. The narrower, the less a table top is taken for the floor.', when=LIVE,
+        low=0.001, high=1000.0)
     high: float = _parameter(
-        5.0, 'Estimated factors above this are refused.', when=LIVE, low=0.001, high=1000.0)
+        2.5, 'Estimated factors above this are refused.', when=LIVE, low=0.001, high=1000.0)
+    local_error: float = _parameter(
+        0.2, "Relative error of the network's depth at one place once the scale is right: the "
+        'uncertainty that one range has, and part of that of a floor. 0.2 is the bundled '
+        "network's.", when=LIVE, low=0.001, high=1.0)
+    estimate_tilt: bool = _parameter(
+        False, 'With source ground: take the tilt from the floor that the network sees, not from '
+        'the mount, where only its height is known. A network bends its floors: several times '
+        'less exact.', when=LIVE)
     smoothing_s: float = _parameter(
         1.0, 'Time constant of the smoothing of estimates; 0 is none.', when=LIVE, unit='s',
         low=0.0, high=60.0)

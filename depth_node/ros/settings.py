@@ -41,7 +41,8 @@ def points(parameters: Parameters, card: ModelCard) -> PointsSettings:
     return PointsSettings(
         low=wanted.low, high=wanted.high, max_uncertainty=wanted.max_uncertainty,
         smoothing_s=wanted.smoothing_s, max_age_s=wanted.max_age_s,
-        when_stale=wanted.when_stale, kind=card.output.kind, fit=wanted.fit,
+        when_stale=wanted.when_stale, kind=card.output.kind, local_error=wanted.local_error,
+        fit=wanted.fit,
         min_points=wanted.min_points, sync_tolerance_s=wanted.sync_tolerance_s)
 
 
