@@ -105,7 +105,7 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class FileSpec:
-    """One ONNX file of a card: its absolute path and SHA-256."""
+    """One ONNX file of a card: its absolute path and `model_sha256`."""
 
     path: Path
     sha256: str
@@ -201,7 +201,7 @@ class ModelCard:
         if precision not in PRECISIONS:
             raise CardError(f'{path}: the card inside says precision {precision!r}, expected one '
                             f'of {", ".join(PRECISIONS)}')
-        files = {precision: {'file': path.name, 'sha256': file_sha256(path)}}
+        files = {precision: {'file': path.name, 'sha256': model_sha256(path)}}
         return cls.from_dict({**raw, 'files': files}, path, reference=precision)
 
     def embedded_text(self, precision: str) -> str:
@@ -283,23 +283,23 @@ class ModelCard:
         """Return the path of one precision's file after comparing its SHA-256.
 
         Raises:
-            CardError: no such precision, missing file, another hash, or a card inside the file
-                that contradicts this one.
+            CardError: no such precision, missing file (of weights beside it too), another hash,
+                or a card inside the file that contradicts this one.
         """
         spec = self.precisions.get(precision)
         if spec is None:
             raise CardError(f'model {self.name} has no {precision} file; '
                             f'it has: {", ".join(self.precisions)}')
         try:
-            digest = file_sha256(spec.path)
+            digest = model_sha256(spec.path)
         except OSError as error:
             raise CardError(f'{spec.path}: named by {self.path}, cannot be read: '
                             f'{error.strerror or error}') from error
         if digest != spec.sha256:
             raise CardError(
-                f'{spec.path}: SHA-256 is {digest[:12]}..., the card {self.path} says '
-                f'{spec.sha256[:12]}...; the file or the card was changed: restore the file, or '
-                'write a new card with: depth-node models add')
+                f'{_with_weights(spec.path)}: SHA-256 is {digest[:12]}..., the card {self.path} '
+                f'says {spec.sha256[:12]}...; the file or the card was changed: restore the file, '
+                'or write a new card with: depth-node models add')
         if spec.path.suffix == '.onnx':
             self._agree_with_embedded(spec.path)
         return spec.path
@@ -375,6 +375,52 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         for block in iter(lambda: stream.read(1 << 20), b''):
             digest.update(block)
     return digest.hexdigest()
+
+
+def model_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a model: that of its file, or of all that it consists of.
+
+    Where weights lie in files beside the ONNX file (external data), it is that of lines of
+    `<SHA-256>  <name>`, as sha256sum prints them: the ONNX file first, then the others by name.
+
+    Raises:
+        OSError: the file cannot be read.
+        CardError: a file of weights is missing, or lies elsewhere than beside the ONNX file.
+    """
+    own = file_sha256(path)
+    others = external_files(path)
+    if not others:
+        return own
+    folder, lines = Path(path).parent, [f'{own}  {Path(path).name}']
+    for other in others:
+        try:
+            lines.append(f'{file_sha256(other)}  {other.relative_to(folder).as_posix()}')
+        except OSError as error:
+            raise CardError(f'{other}: weights of {path}, cannot be read: '
+                            f'{error.strerror or error}; copy it beside the ONNX file') from error
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
+
+
+def external_files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the files in which an ONNX file keeps weights, sorted; none for other files.
+
+    Raises:
+        OSError: the file cannot be read.
+        CardError: one lies elsewhere than beside the ONNX file or below.
+    """
+    folder = Path(path).parent
+    if Path(path).suffix != '.onnx':
+        return []
+    try:
+        with open(path, 'rb') as stream:
+            names = set(_locations(stream, os.path.getsize(path), 'model'))
+    except (ValueError, RecursionError):  # no ONNX: whoever opens the graph says more about it
+        return []
+    for name in names:
+        if not name or '\0' in name or os.path.isabs(name) or '..' in Path(name).parts:
+            raise CardError(f'{path}: its weights are in {name!r}, which is not beside it; save '
+                            'the model with its weights in the same folder, or inside')
+    return sorted(folder / name for name in names)
 
 
 def read_onnx_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -528,6 +574,45 @@ def _fields(stream: BinaryIO, size: int, wanted: int | None) -> Iterator[tuple[i
             yield number, stream.read(length)
         else:
             stream.seek(length, os.SEEK_CUR)
+
+
+# Where tensors may stand in an ONNX file: message and field number to message (onnx.proto).
+_PARTS = {
+    ('model', 7): 'graph', ('model', 25): 'function', ('graph', 1): 'node',
+    ('graph', 5): 'tensor', ('graph', 15): 'sparse', ('function', 7): 'node',
+    ('node', 5): 'attribute', ('attribute', 5): 'tensor', ('attribute', 6): 'graph',
+    ('attribute', 10): 'tensor', ('attribute', 11): 'graph', ('attribute', 22): 'sparse',
+    ('attribute', 23): 'sparse', ('sparse', 1): 'tensor', ('sparse', 2): 'tensor'}
+_EXTERNAL_DATA = 13  # of a tensor: entries of key (1) and value (2)
+
+
+def _locations(stream: BinaryIO, end: int, kind: str) -> Iterator[str]:
+    """Yield the file names in the tensors of a message that ends at `end`; weights are skipped."""
+    while stream.tell() < end:
+        tag = _varint(stream)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            _varint(stream)
+            continue
+        if wire not in (1, 2, 5) or number == 0:
+            raise ValueError(f'field {number} of wire type {wire} at byte {stream.tell()}')
+        length = {1: 8, 5: 4}[wire] if wire != 2 else _varint(stream)
+        behind = stream.tell() + length
+        if behind > end:
+            raise ValueError(f'field {number} ends beyond its message')
+        inner = _PARTS.get((kind, number)) if wire == 2 else None
+        if inner is not None:
+            yield from _locations(stream, behind, inner)
+        elif (kind, number, wire) == ('tensor', _EXTERNAL_DATA, 2) and length <= 1 << 16:
+            entry = dict(_fields(io.BytesIO(stream.read(length)), length, wanted=None))
+            if entry.get(1) == b'location':
+                yield entry.get(2, b'').decode()
+        stream.seek(behind)
+
+
+def _with_weights(path: Path) -> str:
+    """Name a file, and those that its hash covers as well."""
+    return ', '.join([str(path), *(other.name for other in external_files(path))])
 
 
 def _varint(stream: BinaryIO) -> int:

@@ -303,7 +303,7 @@ def _add(args: argparse.Namespace) -> int:
         self_check,
         signature,
     )
-    from depth_node.model_card import METRIC_KINDS, ModelCard, file_sha256
+    from depth_node.model_card import METRIC_KINDS, ModelCard, model_sha256
 
     onnx: Path = args.onnx
     for path in (onnx, args.int8):
@@ -313,11 +313,11 @@ def _add(args: argparse.Namespace) -> int:
     if target.exists() and not args.force:
         raise CommandError(f'{target} is there already; --force replaces it')
     inputs, outputs = signature(onnx)
-    files = {'fp32': {'file': onnx.name, 'sha256': file_sha256(onnx)}}
+    files = {'fp32': {'file': onnx.name, 'sha256': model_sha256(onnx)}}
     if args.int8 is not None:
         if args.int8.resolve().parent != onnx.resolve().parent:
             raise UsageError(f'{args.int8} must lie in the folder of {onnx}')
-        files['int8'] = {'file': args.int8.name, 'sha256': file_sha256(args.int8)}
+        files['int8'] = {'file': args.int8.name, 'sha256': model_sha256(args.int8)}
     depth = _output_name(args, outputs)
     output: dict[str, Any] = {'name': depth, 'kind': args.kind,
                               'unit': 'm' if args.kind in METRIC_KINDS else 'none'}
