@@ -378,8 +378,7 @@ class Channel:
         if self._calibration is not None:
             self._calibration.take(frame)
         stage_ms = {'decode': decode_ms, **frame.timings_ms}
-        count = outputs.publish(frame, header, wanted, parameters, stage_ms,
-                                mount)
+        count = outputs.publish(frame, header, wanted, parameters, stage_ms, mount)
         finished = time.perf_counter()
         latency_ms = 1e3 * (finished - job.entered)
         if count or STATUS in wanted:

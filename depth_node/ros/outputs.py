@@ -220,8 +220,8 @@ def _broadcaster(node: Node) -> tuple[Any, str]:
     try:
         from tf2_ros import TransformBroadcaster
     except ImportError as error:
-        return None, NO_TF2 if error.name == 'tf2_ros' else (
-            f'tf2_ros cannot be imported: {error}')
+        missing = isinstance(error, ModuleNotFoundError) and error.name == 'tf2_ros'
+        return None, NO_TF2 if missing else f'tf2_ros cannot be imported: {error}'
     return TransformBroadcaster(node), ''
 
 

@@ -298,6 +298,22 @@ def test_ground_margin_grows_with_the_distance():
     assert CloudPacker(CAMERA, flat).pack(depth, mount=wrong).removed.get('ground', 0) < known / 2
 
 
+def test_ground_margin_counts_horizontal_metres_however_steep_the_view():
+    """A table top 0.2 m high, looked down at: removed where the margin has grown to 0.2 m."""
+    turn = turned(60.0, 0.0)
+    depth = plane_depth(CAMERA, -turn[2], FLOOR_M - 0.2)
+    depth[depth <= 0] = np.nan
+    layout = CloudLayout(remove_ground=True, ground_margin_m=0.05, ground_margin_per_m=0.4)
+    packed = CloudPacker(CAMERA, layout).pack(
+        depth.astype(np.float32), mount=Mount.from_angles(FLOOR_M, 60.0))
+    kept = ~np.isnan(packed.data.view(np.float32).reshape(240, 330, 4)[..., 2])
+    whole = level_points(CloudPacker(CAMERA).pack(depth.astype(np.float32)), 60.0, 0.0)
+    away = np.hypot(whole[..., 0], whole[..., 1])
+    assert kept[away < 0.374].all()
+    assert not kept[away > 0.376].any()
+    assert 0.1 < kept.mean() < 0.9
+
+
 @pytest.mark.parametrize('mount', [None, Mount.from_angles(math.nan, 20.0)])
 def test_without_a_mount_points_stay_and_the_cloud_says_so(mount):
     depth = room(20.0, 0.0)
@@ -420,6 +436,14 @@ def test_voxel_cloud_of_a_depth_image():
     for point in read_cloud(packed):
         assert point['rgb'] in colours
         assert point['confidence'] == pytest.approx(0.25)
+
+
+def test_voxels_of_all_the_reach_are_told_apart():
+    steps = np.array([-2**20, -33, -1, 0, 1, 31, 32, 2**10, 2**20 - 1])
+    cells = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
+    points = (cells + 0.5).astype(np.float32)
+    thin = VoxelThinner(1.0)(points)
+    np.testing.assert_array_equal(np.unique(thin, axis=0), np.unique(points, axis=0))
 
 
 def test_voxels_out_of_reach_are_left_out():
