@@ -153,9 +153,19 @@ def test_huge_cloud_is_thinned_evenly() -> None:
     found = cloud_points(message, most=1000)
     assert len(found.points) == 1000
     assert found.offered == 16000
-    per_ring = np.bincount(found.points[:, 0].astype(int))[1:]
+    per_ring = np.bincount(found.points[:, 0].astype(int), minlength=rings + 1)[1:]
     assert per_ring.min() > 30, 'a step of 16 would have met one ring only'
     assert np.diff(found.points[:, 1]).max() <= 2
+
+
+def test_thinned_cloud_with_padded_rows_keeps_its_points_whole() -> None:
+    points = np.arange(3 * 7 * 5).reshape(5, 7, 3) + 1.0
+    found = cloud_points(cloud(points, padding=9), most=6)
+    assert len(found.points) == 6
+    rows = found.points[:, 0].astype(int)
+    assert (found.points == np.stack([rows, rows + 1, rows + 2], 1)).all()
+    assert (rows % 3 == 1).all()
+    assert (np.diff(rows) > 0).all()
 
 
 @settings(deadline=None)

@@ -210,15 +210,15 @@ def test_messages_that_tf_never_places_do_not_pile_up(source: ScaleSource) -> No
 def test_scan_counts_at_the_time_of_the_beams_that_the_camera_sees(source: ScaleSource) -> None:
     parameters = wanted(extrinsic=FORWARD)
     estimator = choose(source, parameters)
-    # once round in 1 s, from behind: the beams ahead come in the middle
-    count = 361
+    # from the right side over the front to the back in 1 s
+    count, first, last = 471, -1.7, 3.0
     source._on_message(LaserScan(
-        header=Header(frame_id='laser', stamp=Time(sec=40)), angle_min=-math.pi,
-        angle_increment=2 * math.pi / (count - 1), time_increment=1.0 / (count - 1),
+        header=Header(frame_id='laser', stamp=Time(sec=40)), angle_min=first,
+        angle_increment=(last - first) / (count - 1), time_increment=1.0 / (count - 1),
         range_max=30.0, ranges=[2.0] * count))
     choose(source, parameters)
     [(_, points, stamp)] = estimator.calls
-    assert stamp == pytest.approx(40.5)
+    assert stamp == pytest.approx(40 + (0 - first) / (last - first), abs=0.005)
     assert points[:, 1] == pytest.approx(np.full(len(points), -0.2))  # the scan's plane
     assert (points[:, 2] >= 0.05).all()
     assert np.hypot(points[:, 0] - 0.1, points[:, 2] - 0.3) == pytest.approx(
