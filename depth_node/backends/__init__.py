@@ -181,8 +181,9 @@ def open_backend(
             a GPU, and the next slower one should the self-check fail there: fp32, with mixed
             (FP16 with the risky layers in FP32) before it where TensorRT can be told so. bf16
             needs openvino, mixed TensorRT 8 or 10.
-        cache_dir: where the runtime may keep compiled models; None: nowhere, but TensorRT, whose
-            engines take minutes to build, in the user's cache folder.
+        cache_dir: where the runtime may keep compiled models; None: nowhere, but TensorRT and
+            ONNX Runtime's TensorRT, whose engines take minutes to build, in the user's cache
+            folder.
         threads: CPU threads; None: the physical cores it may use, at most 4.
         log: receives one line per refusal.
         tell: receives lines on work that takes minutes; None: `log` does.

@@ -9,12 +9,15 @@ from typing import Any, Final, NamedTuple
 from depth_node.backends import BackendError, Tensors, cuda, output_names
 from depth_node.backends._base import (
     OnnxBackend,
+    batch_shape,
     default_threads,
     require_float32,
     require_input,
     require_outputs,
     same_buffer,
 )
+from depth_node.backends.engine_cache import default_cache_dir
+from depth_node.backends.tensorrt_build import DEFAULT_MEMORY_MIB, profile_of
 from depth_node.model_card import ModelCard
 import numpy as np
 from numpy.typing import NDArray
@@ -72,11 +75,15 @@ def open_model(
     threads: int | None, tell: Callable[[str], None],
 ) -> OnnxRuntimeBackend:
     """Open a session; of its providers TensorRT alone keeps a cache."""
+    folder = None
     if name == 'onnxruntime-tensorrt':
+        import onnxruntime
+
+        folder = _engines_of(
+            card, model, precision, cache_dir, str(onnxruntime.__version__), tell)
         tell(f'{name}: opening {card.name}; the first time an engine is built, which takes '
              'minutes')
-    return OnnxRuntimeBackend(
-        name, card, model, precision, threads or default_threads(), cache_dir)
+    return OnnxRuntimeBackend(name, card, model, precision, threads or default_threads(), folder)
 
 
 class OnnxRuntimeBackend(OnnxBackend):
@@ -84,7 +91,7 @@ class OnnxRuntimeBackend(OnnxBackend):
 
     def __init__(
         self, name: str, card: ModelCard, model: Path, precision: str, threads: int,
-        cache_dir: Path | None = None,
+        engines: Path | None = None,
     ) -> None:
         import onnxruntime
 
@@ -101,7 +108,7 @@ class OnnxRuntimeBackend(OnnxBackend):
         # INT8 at 30 Hz on 2 cores: 117 % CPU and 5 ms per frame spinning, 28 % and 9 ms without.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self._session: Any = onnxruntime.InferenceSession(
-            str(model), options, providers=_providers(name, precision, cache_dir))
+            str(model), options, providers=_providers(name, card, precision, engines))
         chosen = self._session.get_providers()[0]
         if on_gpu and chosen != route.provider:
             raise BackendError(f'{route.provider} did not start ({route.needs}), ONNX Runtime '
@@ -157,16 +164,53 @@ class OnnxRuntimeBackend(OnnxBackend):
         self._binding = self._batch = self._session = None
 
 
-def _providers(name: str, precision: str, cache_dir: Path | None) -> list[Any]:
-    """Return the providers to ask for, with their options."""
+def _providers(
+    name: str, card: ModelCard, precision: str, folder: Path | None
+) -> list[Any]:
+    """Return the providers to ask for, with their options.
+
+    Args:
+        name: of the backend.
+        card: the model.
+        precision: fp32 or fp16.
+        folder: where TensorRT's provider keeps engines; None: nowhere.
+    """
     if name != 'onnxruntime-tensorrt':
         return [_ROUTES[name].provider]
-    options = {'trt_fp16_enable': '1' if precision == 'fp16' else '0'}
-    if cache_dir is not None:
+    options = {
+        'trt_fp16_enable': '1' if precision == 'fp16' else '0',
+        'trt_max_workspace_size': str(DEFAULT_MEMORY_MIB << 20)}
+    profile = profile_of(card.input)
+    if profile is not None:  # without one an engine is built anew for each size that comes
+        for limit, size_hw in zip(('min', 'opt', 'max'), profile, strict=True):
+            sides = 'x'.join(map(str, batch_shape(card.input.layout, size_hw)))
+            options[f'trt_profile_{limit}_shapes'] = f'{card.input.name}:{sides}'
+    if folder is not None:
         options.update(trt_engine_cache_enable='1', trt_timing_cache_enable='1',
-                       trt_engine_cache_path=str(cache_dir), trt_timing_cache_path=str(cache_dir))
+                       trt_engine_cache_path=str(folder), trt_timing_cache_path=str(folder))
     # what TensorRT does not know runs on the GPU as well
     return [(_ROUTES[name].provider, options), _ROUTES['onnxruntime-cuda'].provider]
+
+
+def _engines_of(
+    card: ModelCard, model: Path, precision: str, cache_dir: Path | None, version: str,
+    tell: Callable[[str], None],
+) -> Path | None:
+    """Make the folder for the engines of one file by TensorRT's provider.
+
+    The provider finds an engine by the graph's names and not by its weights: each file gets a
+    folder of its own, so that a network that was trained further does not meet its old engine.
+    """
+    sha256 = next(spec.sha256 for spec in card.precisions.values() if spec.path == model)
+    folder = ((cache_dir or default_cache_dir()) / 'onnxruntime-tensorrt'
+              / f'{sha256[:32]}-{precision}-{version}')
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        tell(f'onnxruntime-tensorrt: {folder}: {error.strerror or error}; the engine is built '
+             'and not kept')
+        return None
+    return folder
 
 
 def _signature(session: Any) -> tuple[Tensors, Tensors]:
