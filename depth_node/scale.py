@@ -258,7 +258,7 @@ class ScaleTracker:
         self._weight = 0.0
         self._stamp = math.nan
         self._rival: Estimate | None = None
-        self._rival_since = math.nan
+        self._rival_since = self._rival_stamp = math.nan
         self._rivals = 0
 
     def refuse(self, reason: str) -> None:
@@ -271,7 +271,7 @@ class ScaleTracker:
         Args:
             estimate: of one image.
             stamp: time of its measurements, seconds.
-            confirmations: how many in a row must agree before they come into force.
+            confirmations: how many must agree with each other before they come into force.
         """
         self.problem = self._objection(estimate)
         if self.problem:
@@ -350,8 +350,10 @@ class ScaleTracker:
             self.problem = estimate.note if state is None else _CONTRADICTS.format(
                 estimate.scale, state.scale)
             return
-        if self._rival is None or not self._agree(estimate, self._rival, _RIVAL_GATE):
+        if self._rival is None or not self._agree(estimate, self._rival, _RIVAL_GATE) or (
+                not abs(stamp - self._rival_stamp) <= self.settings.max_age_s):
             self._rival_since, self._rivals = stamp, 0
+        self._rival_stamp = stamp
         self._rival, self._rivals = estimate, self._rivals + 1
         needed = confirmations if state is None else max(confirmations, 3)
         waited = stamp - self._rival_since
@@ -359,8 +361,8 @@ class ScaleTracker:
             self._state, self._weight, self._stamp = estimate, 1.0, stamp
             self._rival, self._rivals = None, 0
         elif state is None:
-            self.problem = (f'factor {estimate.scale:.3g} found {self._rivals} of {needed} times '
-                            'in a row')
+            self.problem = (f'factor {estimate.scale:.3g} found {self._rivals} time(s), needs '
+                            f'{needed} that agree')
         else:
             self.problem = _CONTRADICTS.format(estimate.scale, state.scale)
 
