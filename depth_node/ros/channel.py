@@ -368,7 +368,7 @@ class Channel:
                 f'{self._says}{resolved.problem}: {resolved.message}')
 
         mount = mount_source.find(header, parameters).mount
-        pipeline.update(scale=scale_source.choose(header, parameters),
+        pipeline.update(scale=scale_source.choose(header, parameters, mount),
                         filters=settings.filters(parameters), rectify=parameters.input.rectify)
         frame = pipeline.run(rgb, resolved.camera, stamp)
         self._tell_scale(frame.scale)

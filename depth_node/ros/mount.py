@@ -231,8 +231,11 @@ class MountSource:
         if found.mount is not None:
             right, down, forward = found.mount.up
             facts['height_m'] = f'{found.mount.height_m:.3f}'
-            facts['pitch_deg'] = f'{math.degrees(math.asin(max(-1.0, min(1.0, -forward)))):.1f}'
-            facts['roll_deg'] = f'{math.degrees(math.atan2(-right, -down)):.1f}'
+            pitch = math.degrees(math.asin(max(-1.0, min(1.0, -forward))))
+            roll = math.degrees(math.atan2(-right, -down))
+            # no -0.0
+            facts['pitch_deg'] = f'{round(pitch, 1) + 0.0:.1f}'
+            facts['roll_deg'] = f'{round(roll, 1) + 0.0:.1f}'
         if found.source == 'imu':
             facts['imu_axes'] = self._axes
         if self._imu is not None:

@@ -244,6 +244,7 @@ class MonoDepthNode(LifecycleNode):
         if self._backend is not None:
             check_range(wanted, self._backend.card)
             settings.points(wanted, self._backend.card)
+            settings.ground(wanted, self._backend.card)
 
     # --- services and clock
 

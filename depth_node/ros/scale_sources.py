@@ -1,4 +1,4 @@
-"""What gives one camera its metric scale: measured points, or numbers."""
+"""What gives one camera its metric scale: measured points, the floor, or numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from depth_node.ground import GroundEstimator, Mount
 from depth_node.model_card import ModelCard
 from depth_node.ros import settings
 from depth_node.ros.measurement_topic import MeasurementTopic
@@ -79,6 +80,7 @@ class ScaleSource:
             node, parameters.scale.points_topic, TYPES, 'scale.points_topic', self._on_message,
             on_mismatch=on_mismatch, only='' if kind == 'auto' else f'sensor_msgs/msg/{kind}')
         self._points = PointsEstimator(settings.points(parameters, card))
+        self._ground = GroundEstimator(settings.ground(parameters, card))
         self._settings_of = parameters.scale
         self._source = ''
         self._waiting: deque[Heard] = deque(maxlen=MOST_WAITING)
@@ -132,22 +134,28 @@ class ScaleSource:
 
     # --- worker's thread
 
-    def choose(self, header: Header, parameters: Parameters) -> Scale | ScaleEstimator:
+    def choose(self, header: Header, parameters: Parameters,
+               mount: Mount | None) -> Scale | ScaleEstimator:
         """Return what corrects the image of this header, with all measurements handed over.
 
         Args:
             header: of the image; its frame is the camera's optical frame.
             parameters: in force.
+            mount: how the camera hangs, for the source `ground`; None where that is not known.
         """
         source = parameters.scale.source
         if source != self._source:
             self.reset()
             self._source = source
-        if source != 'points':
+        if source not in ('points', 'ground'):
             return settings.scale(parameters)
         if parameters.scale != self._settings_of:
             self._points.update(settings.points(parameters, self._card))
+            self._ground.update(settings.ground(parameters, self._card))
             self._settings_of = parameters.scale
+        if source == 'ground':
+            self._ground.set_mount(mount)
+            return self._ground
         self._wanted_at = time.monotonic()
         again = list(self._late)
         self._late.clear()
@@ -222,6 +230,7 @@ class ScaleSource:
         self._waiting.clear()
         self._late.clear()
         self._points.reset()
+        self._ground.reset()
         self._message_problem = self._place_problem = self._last = ''
 
     # --- reporting

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 from depth_node.filters import FilterSettings, parse_polygons, read_mask
 from depth_node.geometry import CloudLayout
-from depth_node.ground import Mount
+from depth_node.ground import GroundSettings, Mount
 from depth_node.model_card import ModelCard
 from depth_node.obstacles import ScanSettings
 from depth_node.ros.parameters import FilterParameters, Parameters
@@ -39,11 +40,27 @@ def points(parameters: Parameters, card: ModelCard) -> PointsSettings:
     """
     wanted = parameters.scale
     return PointsSettings(
-        low=wanted.low, high=wanted.high, max_uncertainty=wanted.max_uncertainty,
-        smoothing_s=wanted.smoothing_s, max_age_s=wanted.max_age_s,
-        when_stale=wanted.when_stale, kind=card.output.kind, local_error=wanted.local_error,
-        fit=wanted.fit,
-        min_points=wanted.min_points, sync_tolerance_s=wanted.sync_tolerance_s)
+        **_track(parameters, card), fit=wanted.fit, min_points=wanted.min_points,
+        sync_tolerance_s=wanted.sync_tolerance_s)
+
+
+def ground(parameters: Parameters, card: ModelCard) -> GroundSettings:
+    """Return how the floor becomes a scale for this network.
+
+    Raises:
+        ValueError: settings that let nothing pass.
+    """
+    return GroundSettings(**_track(parameters, card),
+                          estimate_tilt=parameters.scale.estimate_tilt)
+
+
+def _track(parameters: Parameters, card: ModelCard) -> dict[str, Any]:
+    """Return what all estimates have in common."""
+    wanted = parameters.scale
+    return {'low': wanted.low, 'high': wanted.high, 'max_uncertainty': wanted.max_uncertainty,
+            'smoothing_s': wanted.smoothing_s, 'max_age_s': wanted.max_age_s,
+            'when_stale': wanted.when_stale, 'kind': card.output.kind,
+            'local_error': wanted.local_error}
 
 
 def filters(parameters: Parameters) -> FilterSettings:

@@ -187,8 +187,8 @@ class Transforms:
                 known=True) from error
         except self._tf2.TransformException as error:
             raise TransformError(
-                f'TF does not connect {source!r} with {target!r}: {error}; publish it '
-                '(static_transform_publisher, robot_state_publisher)') from error
+                f'TF does not connect {source!r} with {target!r} ({str(error).strip(" .")}): '
+                'publish it (static_transform_publisher, robot_state_publisher)') from error
         turn, place = found.transform.rotation, found.transform.translation
         try:
             return Pose.from_quaternion((turn.x, turn.y, turn.z, turn.w),

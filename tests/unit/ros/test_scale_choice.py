@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip('rclpy')
 
 from builtin_interfaces.msg import Time
+from depth_node.ground import Mount
 from depth_node.model_card import ModelCard
 from depth_node.ros import scale_sources
 from depth_node.ros.parameters import Parameters
@@ -41,6 +42,7 @@ class Recorder:
         self.settings = wanted
         self.calls: list[tuple[Any, ...]] = []
         self.resets = 0
+        self.mount: Mount | None = None
 
     def add(self, points: Any, stamp: float) -> None:
         self.calls.append(('add', points, stamp))
@@ -51,6 +53,9 @@ class Recorder:
     def update(self, wanted: Any) -> None:
         self.settings = wanted
 
+    def set_mount(self, mount: Mount | None) -> None:
+        self.mount = mount
+
     def reset(self) -> None:
         self.resets += 1
         self.calls.clear()
@@ -60,6 +65,7 @@ class Recorder:
 def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScaleSource]:
     monkeypatch.setitem(sys.modules, 'tf2_ros', tf_stand_in.module())
     monkeypatch.setattr(scale_sources, 'PointsEstimator', Recorder)
+    monkeypatch.setattr(scale_sources, 'GroundEstimator', Recorder)
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node('scales', context=context)
@@ -79,7 +85,7 @@ def wanted(**changes: Any) -> Parameters:
 
 
 def choose(source: ScaleSource, parameters: Parameters | None = None) -> Any:
-    return source.choose(HEADER, parameters or wanted())
+    return source.choose(HEADER, parameters or wanted(), None)
 
 
 def cloud(points: Any, frame: str = CAMERA, sec: int = 49) -> PointCloud2:
@@ -289,6 +295,15 @@ def test_other_sources_take_no_points(source: ScaleSource) -> None:
     assert source.facts() == {}
     assert choose(source) is estimator
     assert estimator.calls == [], 'what came before the change of source is forgotten'
+
+
+def test_ground_gets_the_mount(source: ScaleSource) -> None:
+    mount = Mount.from_angles(0.8, 10.0)
+    parameters = wanted(source='ground')
+    estimator = source.choose(HEADER, parameters, mount)
+    assert estimator.mount == mount
+    source.choose(HEADER, parameters, None)
+    assert estimator.mount is None
 
 
 def test_parameters_change_the_estimators_while_they_work(source: ScaleSource) -> None:
