@@ -84,6 +84,11 @@ class ScanSettings(BandSettings):
         if not 0 <= self.angle_increment_deg <= 45:
             raise ValueError(f'scan: angle increment {self.angle_increment_deg} degrees, expected '
                              '0 (one bin per column) to 45')
+        if self.min_height_m + self.margin_per_m * self.range_max_m >= self.max_height_m:
+            raise ValueError(
+                f'scan: at {self.range_max_m} m the margin lifts the lower end of the heights to '
+                f'{self.min_height_m + self.margin_per_m * self.range_max_m:g} m, above their '
+                f'upper end {self.max_height_m} m; lower the margin or the range')
         if self.min_rows < 1:
             raise ValueError(f'scan: {self.min_rows} rows, expected at least 1')
 
@@ -229,12 +234,22 @@ class ScanMaker:
             self._learn(mount)
             self._mount = mount
         mount, settings = self._mount or mount, self.settings
-        np.take(depth.reshape(-1), self._pixels, out=self._depth, mode='clip')
-        with np.errstate(invalid='ignore', over='ignore'):
-            away = np.multiply(self._depth, self._rays.away, out=self._away)
-            free = away >= self._leaves  # False where unknown, and where no ray belongs
-        obstacle = self._rays.is_obstacle(self._depth, mount, settings)
-        obstacle &= self._passes
+        rays = self._rays
+        z = np.take(depth.reshape(-1), self._pixels, out=self._depth, mode='clip')
+        with np.errstate(invalid='ignore', over='ignore'):  # 0 * Inf
+            above_low = np.multiply(z, rays.rise_above_margin, out=self._away) >= np.float32(
+                settings.min_height_m - mount.height_m)
+            below_high = np.multiply(z, rays.rise, out=self._away) <= np.float32(
+                settings.max_height_m - mount.height_m)
+            away = np.multiply(z, rays.away, out=self._away)
+            known = z > 0
+            # left the band before it was stopped: through its floor, its ceiling or its far end
+            free = np.greater(self._descends, above_low)
+            free |= np.greater(self._ascends, below_high)
+            free |= (away >= np.float32(settings.range_max_m)) & self._passes
+            free &= known
+            obstacle = above_low & below_high
+            obstacle &= known & self._passes
         np.copyto(away, np.float32(np.inf), where=~obstacle)
         if settings.min_rows > 1:
             # the largest of neighbours: what remains is seen by so many rows
@@ -267,7 +282,7 @@ class ScanMaker:
         """Make the tables: which pixel each row shows at each bearing, and what it means there."""
         camera, settings = self.camera, self.settings
         self._axes = level_axes(mount)
-        forward, left, _ = self._axes
+        forward, left, up = self._axes
         height, width = camera.size_hw
         # Along a row the bearing grows with the column; of a camera turned on its side, along a
         # column with the row.  p is that axis, q the other.
@@ -275,7 +290,6 @@ class ScanMaker:
         (p, focal, centre, count), (q, q_focal, q_centre, q_count) = (
             (0, camera.fx, camera.cx, width), (1, camera.fy, camera.cy, height))[
                 ::1 if upright else -1]
-        across = (np.arange(q_count).astype(np.float64) - q_centre) / q_focal
         # bearings of the outermost pixels of a level camera, as depthimage_to_laserscan has them
         ends = sorted(math.atan(end / focal) for end in (centre, centre - (count - 1)))
         if left[p] > 0:  # upside down
@@ -289,6 +303,8 @@ class ScanMaker:
         self._angle_min = ends[0]
         # Samples so dense that no pixel is missed: a pixel is 1 / (focal * ahead * (1 + tan^2))
         # wide as a bearing, where ahead is the forward part of the ray at the middle of its row.
+        along = (np.arange(count).astype(np.float64) - centre) / focal
+        across = (np.arange(q_count).astype(np.float64) - q_centre) / q_focal
         ahead = max(float((forward[q] * across + forward[2]).max()), 1e-3)
         steepest = max(abs(math.tan(end)) for end in ends)
         samples = math.ceil(self._increment * focal * ahead * (1 + steepest ** 2) - 1e-6)
@@ -296,67 +312,63 @@ class ScanMaker:
         steps = np.arange(self._bins * samples)
         bearing = ends[0] + self._increment * ((steps + 0.5) / samples - 0.5)
         # a ray of this bearing has no part along the normal of the vertical plane at the bearing
-        normal = (left[:, None] * np.cos(bearing) - forward[:, None] * np.sin(bearing))
-        with np.errstate(divide='ignore', invalid='ignore'):
-            ray_p = -(normal[q] * across[:, None] + normal[2]) / normal[p]
-        column = np.rint(ray_p * focal + centre)
-        inside = (column >= 0) & (column < count)
-        column = np.where(inside, column, 0).astype(np.intp)
-        ray_p = (column.astype(np.float64) - centre) / focal  # of the pixel, not of the sample
-        ray_q: NDArray[np.float64] = across[:, None]
-        inside &= (forward[p] * ray_p + forward[q] * ray_q + forward[2]) > 0
-        x, y = (ray_p, ray_q) if upright else (ray_q, ray_p)
-        rays = _Rays.of(x, y, mount, settings)
-        enters, leaves = self._way_through_band(rays, mount)
-        passes = inside & (enters < leaves)
+        normal = left[:, None] * np.cos(bearing) - forward[:, None] * np.sin(bearing)
+        with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+            slant, start = -normal[[q, 2]] / normal[p] * focal
+            place: NDArray[np.float32] = (slant.astype(np.float32)
+                                          * across.astype(np.float32)[:, None])
+            place += (start + centre).astype(np.float32)
+        np.rint(place, out=place)
+        inside = (place >= 0) & (place < count)
+        np.copyto(place, 0, where=~inside)
+        column = place.astype(np.intp)
+        # from here on the rays are those of pixels, not of bearings
+        inside &= _looked_up(forward[p] * along, column, forward[q] * across + forward[2]) > 0
+        rise = _looked_up(up[p] * along, column, up[q] * across + up[2])
+        away = _looked_up(along ** 2, column, 1 + across ** 2)
+        away -= rise * rise
+        np.sqrt(np.maximum(away, 0, out=away), out=away)
+        above = rise - np.float32(settings.margin_per_m) * away
+        # At the distance s the ray is at the height s * rise / away above the camera; it passes
+        # through the band if each of the band's ends is on its right side somewhere on the way.
+        to_min, to_max = (np.float32(end - mount.height_m) * away
+                          for end in (settings.min_height_m, settings.max_height_m))
+        near, far = np.float32(settings.range_min_m), np.float32(settings.range_max_m)
+        low_far, high_far = far * above >= to_min, far * rise <= to_max
+        passes = inside & (low_far | (near * above >= to_min))
+        passes &= high_far | (near * rise <= to_max)
         rows = np.flatnonzero(passes.any(1))
         if not len(rows):
             raise ScanError(
                 f'the camera sees nothing between {settings.min_height_m:g} and '
                 f'{settings.max_height_m:g} m above the floor within {settings.range_max_m:g} m')
-        part = slice(rows[0], rows[-1] + 1)
-        line = np.arange(q_count)[:, None]
-        pixels = (line * width + column) if upright else (column * width + line)
-        self._pixels: NDArray[np.intp] = np.ascontiguousarray(pixels[part])
+        part = slice(rows[0], rows[-1] + 1)  # contiguous, as rows are
+        line = np.arange(q_count)[part, None]
+        column = column[part]
+        self._pixels: NDArray[np.intp] = (
+            line * width + column if upright else column * width + line)
         self._depth: NDArray[np.float32] = np.empty(self._pixels.shape, np.float32)
         self._away: NDArray[np.float32] = np.empty_like(self._depth)
-        self._rays = _Rays(*(np.ascontiguousarray(table[part]) for table in (
-            rays.away, rays.rise, rays.rise_above_margin)))
-        self._passes: NDArray[np.bool_] = np.ascontiguousarray(passes[part])
-        self._stays = self._passes & (leaves[part] >= settings.range_max_m)
-        self._leaves: NDArray[np.float32] = np.where(
-            self._passes, leaves[part], np.nan).astype(np.float32)
+        self._rays = _Rays(away[part], rise[part], above[part])
+        self._passes: NDArray[np.bool_] = passes[part]
+        self._stays: NDArray[np.bool_] = self._passes & low_far[part] & high_far[part]
+        self._descends: NDArray[np.bool_] = self._passes & (self._rays.rise_above_margin < 0)
+        self._ascends: NDArray[np.bool_] = self._passes & (self._rays.rise > 0)
         self._may_be_close = self._passes & self._rays.can_be_too_close(mount, settings)
         self._enough = np.maximum(1, _FREE_SHARE * self._per_bin(self._passes))
         self._enough_stay = np.maximum(1, _FREE_SHARE * self._per_bin(self._stays))
         self._note = '' if self._stays.any() else (
-            f'the camera sees its height band up to {np.nanmax(self._leaves):.1f} m and not up to '
-            f'scan.range_max_m {settings.range_max_m:g} m: no bearing of ~/scan is ever free')
+            'no bearing of ~/scan is ever free: the camera does not see the heights '
+            f'{settings.min_height_m:g} to {settings.max_height_m:g} m as far as '
+            f'scan.range_max_m, {settings.range_max_m:g} m; lower it')
 
-    def _way_through_band(self, rays: _Rays, mount: Mount) -> tuple[
-            NDArray[np.float64], NDArray[np.float64]]:
-        """Return at which distances each ray enters and leaves the band, cut to the ranges.
 
-        At distance s the ray is s * t above the camera.  It is in the band where
-        s * (t - margin) >= min - height and s * t <= max - height.
-        """
-        settings = self.settings
-        enters = np.full(rays.rise.shape, settings.range_min_m)
-        leaves = np.full(rays.rise.shape, settings.range_max_m)
-        with np.errstate(divide='ignore', invalid='ignore'):
-            slope = rays.rise.astype(np.float64) / rays.away
-            above = slope - settings.margin_per_m
-            to_min, to_max = (end - mount.height_m
-                              for end in (settings.min_height_m, settings.max_height_m))
-            if to_min > 0:  # the camera is below the band: it enters upwards
-                enters = np.maximum(enters, np.where(above > 0, to_min / above, np.inf))
-            else:
-                leaves = np.minimum(leaves, np.where(above < 0, to_min / above, np.inf))
-            if to_max < 0:  # the camera is above the band: it enters downwards
-                enters = np.maximum(enters, np.where(slope < 0, to_max / slope, np.inf))
-            else:
-                leaves = np.minimum(leaves, np.where(slope > 0, to_max / slope, np.inf))
-        return enters, leaves
+def _looked_up(values: NDArray[np.float64], index: NDArray[np.intp],
+               per_row: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return values[index] + per_row of the index' rows."""
+    result: NDArray[np.float32] = values.astype(np.float32).take(index)
+    result += per_row.astype(np.float32)[:, None]
+    return result
 
 
 @dataclass(frozen=True)

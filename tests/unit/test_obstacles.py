@@ -71,7 +71,7 @@ def test_axes_are_those_of_the_turned_camera(pitch, roll):
 def test_box_on_a_floor_is_where_it_is_and_all_else_is_free(pitch, roll):
     box = (1.3, -0.25, -HEIGHT_M), (1.6, 0.45, 0.4)
     low = (0.8, 0.3, -HEIGHT_M), (0.9, 0.6, -HEIGHT_M + 0.04)  # a threshold below the band
-    lamp = (0.9, -0.6, 0.75), (1.1, -0.3, 0.9)  # above it
+    lamp = (3.0, -1.3, 0.45), (3.2, -0.7, 0.7)  # above it
     wall = (6.0, -50.0, -5.0), (6.5, 50.0, 5.0)  # beyond range_max
     depth = trace(CAMERA, camera_to_level(pitch, roll), [box, low, lamp, wall])
     maker = ScanMaker(CAMERA, ScanSettings(range_max_m=4.0))
@@ -203,8 +203,14 @@ def test_unknown_is_not_free_and_not_an_obstacle():
     # more than half of the rays that reach range_max unknown: not free, though the floor is seen
     floor = trace(CAMERA, camera_to_level(0, 0), [])
     assert np.isposinf(maker.scan(floor, mount).ranges).all()
-    floor[np.isinf(floor) | (floor > 2)] = np.nan
-    assert np.isnan(maker.scan(floor, mount).ranges).all()
+    far = floor.copy()
+    far[np.isinf(floor) | (floor > 2)] = np.nan
+    assert np.isnan(maker.scan(far, mount).ranges).all()
+    # and the other way round: what stays is seen, most of what passes through the band is not
+    narrow = ScanMaker(CAMERA, ScanSettings(range_max_m=3.0, max_height_m=0.602))
+    assert np.isposinf(narrow.scan(floor, mount).ranges).all()
+    floor[np.isfinite(floor) & (floor < 2.9)] = np.nan
+    assert np.isnan(narrow.scan(floor, mount).ranges).all()
 
 
 def test_a_band_that_leaves_the_view_before_range_max_is_never_free():
@@ -221,6 +227,18 @@ def test_a_band_that_leaves_the_view_before_range_max_is_never_free():
     box = (0.7, -0.5, -HEIGHT_M), (0.9, 0.5, -HEIGHT_M + 0.3)
     scan = ScanMaker(CAMERA, ScanSettings(range_max_m=4.0)).scan(trace(CAMERA, turn, [box]), mount)
     assert scan.ranges[len(scan.ranges) // 2] == pytest.approx(0.7, abs=0.01)
+
+
+def test_what_lies_behind_a_camera_that_looks_down_is_not_ahead():
+    camera = Camera((120, 166), 60.0, 50.0, 84.3, 56.8)  # sees 50 degrees down from its axis
+    turn = camera_to_level(60.0, 0.0)
+    behind = (-0.35, -0.4, -HEIGHT_M), (-0.1, 0.4, -HEIGHT_M + 0.3)
+    depth = trace(camera, turn, [behind])
+    assert (depth < trace(camera, turn, [])).sum() > 100, 'the box is in view'
+    scan = ScanMaker(camera, ScanSettings(range_min_m=0.05, range_max_m=2.0)).scan(
+        depth, Mount.from_angles(HEIGHT_M, 60.0))
+    assert not np.isfinite(scan.ranges).any()
+    assert not np.isneginf(scan.ranges).any()
 
 
 def test_too_close_is_minus_infinity():
@@ -286,8 +304,9 @@ def test_tables_follow_the_mount():
     (Mount.from_angles(30.0, 0.0), 'sees nothing between 0.1 and 1 m')])
 def test_no_scan_without_a_usable_mount(mount, said):
     maker = ScanMaker(CAMERA)
-    with pytest.raises(ScanError, match=said):
-        maker.scan(np.ones(CAMERA.size_hw, np.float32), mount)
+    for _ in range(2):
+        with pytest.raises(ScanError, match=said):
+            maker.scan(np.ones(CAMERA.size_hw, np.float32), mount)
     # and the next one works
     assert len(maker.scan(np.ones(CAMERA.size_hw, np.float32),
                           Mount.from_angles(0.6, 0)).ranges) > 10
@@ -298,7 +317,8 @@ def test_settings_that_mean_nothing_are_refused():
                           ({'min_height_m': math.nan}, 'heights'), ({'near_m': -1}, 'near'),
                           ({'margin_per_m': -0.1}, 'margin'), ({'range_min_m': 9}, 'ranges'),
                           ({'range_max_m': math.inf}, 'ranges'), ({'min_rows': 0}, 'rows'),
-                          ({'angle_increment_deg': -1}, 'increment')):
+                          ({'angle_increment_deg': -1}, 'increment'),
+                          ({'margin_per_m': 0.2}, 'the margin lifts')):
         with pytest.raises(ValueError, match=said):
             ScanSettings(**changes)
     with pytest.raises(ValueError, match='120, 166'):
@@ -343,6 +363,25 @@ def test_flying_pixels_are_no_nearest_obstacle(mount):
     assert NearestObstacle(CAMERA).find(flying, mount).distance_m < 0.9
 
 
+def test_the_middle_of_nine_may_be_the_wrong_pixel():
+    depth = np.full(CAMERA.size_hw, 2.0, np.float32)
+    depth[50:53, 60:63] = 1.0
+    depth[51, 61] = 0.3
+    for mount in (None, Mount.from_angles(HEIGHT_M, 0.0)):
+        found = NearestObstacle(CAMERA).find(depth, mount)
+        assert 1.0 <= found.distance_m <= 1.03
+        assert math.tan(found.bearing_rad) == pytest.approx((CAMERA.cx - 61) / CAMERA.fx, abs=0.01)
+
+
+def test_nearest_obstacle_follows_the_mount():
+    finder = NearestObstacle(CAMERA)
+    wall = (2.0, -5, -HEIGHT_M), (2.1, 5, 2.0)
+    for pitch in (0.0, 20.0, 0.0):
+        depth = trace(CAMERA, camera_to_level(pitch, 0), [wall])
+        found = finder.find(depth, Mount.from_angles(HEIGHT_M, pitch))
+        assert found.distance_m == pytest.approx(2.0, abs=0.02)
+
+
 def test_without_a_mount_the_nearest_depth_counts_the_floor_too():
     depth = trace(CAMERA, camera_to_level(20, 0), [])
     found = NearestObstacle(CAMERA).find(depth, None)
@@ -354,6 +393,13 @@ def test_without_a_mount_the_nearest_depth_counts_the_floor_too():
     found = NearestObstacle(CAMERA).find(depth, None)
     assert found.distance_m == 1.5
     assert found.bearing_rad == pytest.approx(math.atan((CAMERA.cx - 21) / CAMERA.fx), abs=0.02)
+
+
+@pytest.mark.parametrize('mount', [None, Mount.from_angles(HEIGHT_M, 0.0)])
+def test_depths_that_cannot_be_are_no_obstacle(mount):
+    depth = np.full(CAMERA.size_hw, 2.0, np.float32)
+    depth[50:60, 50:60], depth[60:70, 50:60] = -1.0, 0.0
+    assert NearestObstacle(CAMERA).find(depth, mount).distance_m == pytest.approx(2.0, abs=0.02)
 
 
 def test_nothing_too_close_and_unknown():
@@ -388,7 +434,7 @@ def test_large_images_are_looked_at_coarsely():
     depth[200:206, 300:306] = 1.0
     assert NearestObstacle(camera).find(depth, None).distance_m == 1.0
     depth[200:206, 300:306] = 3.0
-    depth[200:202, 300:302] = 1.0  # one pixel of the coarse grid
+    depth[200:204, 300:304] = 1.0  # two by two pixels of the coarse grid
     assert NearestObstacle(camera).find(depth, None).distance_m == 3.0
 
 
