@@ -361,11 +361,12 @@ def test_raw_and_compressed_cameras_and_qos_of_one_topic(
 
     process = start_two('-p', 'left.input.transport:=compressed', '-p',
                         'qos_overrides./own/left/points.publisher.depth:=7', '-p',
-                        'fornt.filter.far_m:=2.0')
+                        'fornt.filter.far_m:=2.0', '-p', 'front.filter.far_m:=null')
     process.wait_for_log('active: waiting for images on /front/image_raw, '
                          '/left/image_raw/compressed')
     assert ("parameter ignored: there is no parameter 'fornt.filter.far_m', because `cameras` has "
             "front, left only; did you mean 'front.filter.far_m'?") in process.log
+    assert own.get('front.filter.far_m') is None, 'null, as `ros2 param dump` writes it'
     assert own.get('qos_overrides./own/left/points.publisher.depth') == 7
     assert own.get('qos_overrides./own/front/points.publisher.depth') == 1
     depths = {camera: own.collect(f'~/{camera}/depth/image', Image) for camera in SIZES}
