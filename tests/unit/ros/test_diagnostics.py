@@ -88,6 +88,7 @@ def test_all_is_well() -> None:
     ('qos', OK, 'match', dict(large_messages='no profile')),
     ('output', OK, 'idle', dict(wanted=())),
     ('output', WARN, 'no usable depth', dict(valid_share=0.0)),
+    ('output', WARN, 'no ~/scan: why', dict(refused=('no ~/scan: why',))),
     ('scale', WARN, 'assumes', dict(notes=('scale assumes 60 degrees',))),
     ('scale', WARN, 'source points, waiting: nobody publishes /scan; no estimate yet', dict(
         scale=dict(source='points', state='waiting', note='no estimate yet',
