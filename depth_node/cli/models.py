@@ -31,12 +31,13 @@ examples:
 """
 _FUSE_EPILOG = """\
 Writes NAME-WxH.onnx (and .fp16, .int8, .int8_trt where the card has them) with NAME-WxH.yaml: a
-model that takes the whole picture of a camera and returns depth of its size. It is for GPUs; a
-CPU runs it slower than the model it came from, which depth-node bench shows. Each file is compared
-with the way through OpenCV on seeded pictures, and not kept where depth moves. The measurements in
-the card are of the old graph and are left out.
+model that takes the whole picture of a camera, so that the CPU resizes nothing on the way in. It
+is for GPUs; a CPU runs it slower than the model it came from, which depth-node bench shows. Each
+file is compared with the way through OpenCV on seeded pictures, and not kept where depth moves.
+The measurements in the card are of the old graph and are left out.
 
-The flying-pixel filter then works on the picture's grid, and holes at edges are narrower.
+With --upsample depth comes back at the picture's size too. That is for results that stay on the
+GPU: the node's filters work on the map that they are given, and take longer on a larger one.
 
 examples:
   depth-node models fuse-resize small --size 640x480
@@ -106,6 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fuse.add_argument('model', help='card name, card file or ONNX file with a card')
     fuse.add_argument('--size', type=size_hw, required=True, metavar='WxH',
                       help="of the camera's pictures")
+    fuse.add_argument('--upsample', action='store_true',
+                      help="return depth at the pictures' size too")
     fuse.add_argument('--out', type=Path, metavar='FILE',
                       help='FP32 file to write (NAME-WxH.onnx in this folder)')
     fuse.add_argument('--name', help="of the new model (the file's)")
@@ -437,11 +440,12 @@ def _fuse_resize(args: argparse.Namespace) -> int:
         raise CommandError(f'{there[0]} is there already; --force replaces it')
     if out.resolve() in {spec.path.resolve() for spec in card.precisions.values()}:
         raise UsageError(f'{out}: is the model itself; choose another --out')
-    named = f' --name {args.name}' if args.name else ''
+    options = (' --upsample' if args.upsample else '') + (
+        f' --name {args.name}' if args.name else '')
     try:
         new, parity = fuse_resize(
-            card, args.size, out, name=args.name,
-            command=f'depth-node models fuse-resize {card.name} --size {width}x{height}{named}')
+            card, args.size, out, upsample=args.upsample, name=args.name,
+            command=f'depth-node models fuse-resize {card.name} --size {width}x{height}{options}')
     except FuseError as error:
         raise CommandError(str(error)) from error
     if args.json:

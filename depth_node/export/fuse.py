@@ -1,10 +1,13 @@
-"""Puts the resizing of a camera's pictures into the network's own graph, at both ends.
+"""Puts the resizing of a camera's pictures into the network's own graph.
 
-The result takes the whole picture of one camera and returns depth of the picture's size, so that
-the GPU resizes and the CPU copies. cv2's INTER_AREA and INTER_LINEAR, which `ResizePlan` uses on
-the way in, are linear and separable: a matrix for the rows and one for the columns compute the
-same, in operators that every TensorRT has. The way out is bilinear as `ResizePlan.back` is, of
-depth, with holes where the network gave no usable value.
+The result takes the whole picture of one camera, so that the GPU resizes and the CPU copies. cv2's
+INTER_AREA and INTER_LINEAR, which `ResizePlan` uses on the way in, are linear and separable: a
+matrix for the rows and one for the columns compute the same, in operators that every TensorRT has.
+
+The map stays as the network makes it: `ResizePlan.back` brings it to the picture after the
+filters, which work on the map's own grid. Results that stay on the GPU can be had at the picture's
+size (`upsample`): bilinear as `ResizePlan.back`, of depth, with holes where the network gave no
+usable value.
 
 Needs the extra `export` without torch: onnx and onnxruntime.
 """
@@ -18,7 +21,7 @@ from pathlib import Path
 import tempfile
 from typing import TYPE_CHECKING, Any, Final
 
-from depth_node.backends import check_batch, output_names
+from depth_node.backends import BackendError, check_batch, open_backend, output_names
 from depth_node.model_card import (
     METADATA_KEY,
     CheckSpec,
@@ -67,20 +70,20 @@ class Parity:
 
 
 def fuse_resize(
-    card: ModelCard, size_hw: tuple[int, int], out: Path, *, name: str | None = None,
-    command: str = '',
+    card: ModelCard, size_hw: tuple[int, int], out: Path, *, upsample: bool = False,
+    name: str | None = None, command: str = '',
 ) -> tuple[ModelCard, dict[str, Parity]]:
     """Write every file of a card anew for pictures of one size, and a card for them.
 
-    Kinds of output: `log_depth` and `inv_depth` become `depth`, because depth is what is resized.
-    `canonical_depth` keeps its kind and gets the focal length of the picture's grid. The relative
-    kinds keep theirs; a shift of inverse depth that is applied to them later is applied after
-    resizing, which the way through `ResizePlan` does before.
+    `canonical_depth` gets the focal length of the picture's grid. With `upsample`, `log_depth` and
+    `inv_depth` become `depth`, because depth is what is resized; the relative kinds stay, and a
+    shift of inverse depth that is applied to them later comes after resizing, not before.
 
     Args:
         card: the model.
         size_hw: of the camera's pictures.
         out: the FP32 file to write; the others and the card (<stem>.yaml) lie beside it.
+        upsample: return maps of the picture's size too.
         name: of the new card; None: the file's stem.
         command: what the user called, for the provenance.
 
@@ -99,20 +102,27 @@ def fuse_resize(
     if not all(8 <= side <= 8192 for side in size_hw):
         raise FuseError(f'pictures of {size_hw[1]}x{size_hw[0]}: sides of 8 to 8192 are expected')
     plan = ResizePlan(card.input, size_hw)
-    new = _card(card, plan, out, name or out.stem, command)
+    new = _card(card, plan, out, name or out.stem, command, upsample)
     originals = {key: card.verify_file(key) for key in card.precisions}
     picture = check_input(CHECK_SEED, size_hw)[0]
     sizes = {key: as_map(value).shape for key, value in
              _runner(originals['fp32'], card)(plan.to_input(picture)).items()}
     if plan.network_hw == size_hw and card.input == replace(
-            new.input, resize=card.input.resize) and set(sizes.values()) == {size_hw}:
-        raise FuseError(f'{card.path}: it takes and returns {size_hw[1]}x{size_hw[0]} already')
+            new.input, resize=card.input.resize) and (
+                not upsample or set(sizes.values()) == {size_hw}):
+        raise FuseError(f'{card.path}: for pictures of {size_hw[1]}x{size_hw[0]} nothing is '
+                        'resized')
+    if not upsample and plan.window[2:] != plan.network_hw and set(sizes.values()) != {
+            plan.network_hw}:
+        raise FuseError(f'{card.path}: its maps have another size than its input, so that padding '
+                        'cannot be cut off at a pixel: let the graph resize them as well '
+                        '(--upsample)')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.stem}.') as place:
             parity, written = {}, {}
             for key, source in originals.items():
-                model = _fused(onnx.load(str(source)), card, plan, sizes, source)
+                model = _fused(onnx.load(str(source)), card, plan, sizes, source, upsample)
                 path = Path(place) / new.precisions[key].path.name
                 onnx.save(model, str(path))
                 parity[key] = _parity(card, source, new, path, key)
@@ -128,6 +138,8 @@ def fuse_resize(
                 onnx.save(model, str(path))
                 target = new.precisions[key].path
                 files[key] = FileSpec(target, file_sha256(path))
+            _open_once(replace(new, precisions={
+                'fp32': replace(files['fp32'], path=written['fp32'][1])}))
             new = replace(new, precisions=files)
             for key, (_, path) in written.items():
                 path.replace(files[key].path)
@@ -173,10 +185,12 @@ def resize_matrix(size: int, source: int, *, area: bool, shrinks: bool = True) -
 # --- the card
 
 
-def _card(card: ModelCard, plan: ResizePlan, out: Path, name: str, command: str) -> ModelCard:
+def _card(
+    card: ModelCard, plan: ResizePlan, out: Path, name: str, command: str, upsample: bool
+) -> ModelCard:
     """Describe the files that are to be written; hashes and statistics come later."""
     output = card.output
-    if output.kind in ('log_depth', 'inv_depth'):
+    if upsample and output.kind in ('log_depth', 'inv_depth'):
         output = replace(output, kind='depth')
     if output.canonical_focal_px is not None:
         height, width = plan.window[2:]
@@ -192,7 +206,7 @@ def _card(card: ModelCard, plan: ResizePlan, out: Path, name: str, command: str)
         # the measurements were made of another graph and are left with it
         provenance={'command': command or 'depth_node.export.fuse.fuse_resize', 'resize_of': {
             'name': card.name, 'network_hw': list(plan.network_hw), 'resize': card.input.resize,
-            'kind': card.output.kind,
+            'kind': card.output.kind, 'upsample': upsample,
             'sha256': {key: spec.sha256 for key, spec in card.precisions.items()},
             'provenance': card.provenance}})
 
@@ -246,6 +260,19 @@ def _parity(card: ModelCard, source: Path, new: ModelCard, path: Path, key: str)
             f'and {parity.holes:.2%} of the pixels change between known and unknown, at most '
             f'{largest:.1%} are allowed for {key}; run it without')
     return parity
+
+
+def _open_once(card: ModelCard) -> None:
+    """Let a backend hold the card to the file, as it will when the model is used.
+
+    Raises:
+        FuseError: it does not open.
+    """
+    try:
+        open_backend(card, 'onnxruntime', 'fp32').close()
+    except BackendError as error:
+        raise FuseError(f'the new model does not open: {error}; where the aspect is the reason, '
+                        'let the graph resize the map as well (--upsample)') from error
 
 
 def _depth(
@@ -311,7 +338,7 @@ class _Nodes:
 
 def _fused(
     model: onnx.ModelProto, card: ModelCard, plan: ResizePlan,
-    sizes: dict[str, tuple[int, ...]], source: Path,
+    sizes: dict[str, tuple[int, ...]], source: Path, upsample: bool,
 ) -> onnx.ModelProto:
     """Join the resizing to a graph, which is changed."""
     import onnx
@@ -334,8 +361,14 @@ def _fused(
     nodes = _Nodes(_names(graph))
     _way_in(nodes, graph, card.input, plan, source)
     before, nodes.nodes = nodes.nodes, []
+    maps = {}
     for each in output_names(card):
-        _way_out(nodes, graph, each, card.output, plan, sizes[each])
+        raw = _taken(nodes, graph, each, sizes[each])
+        if upsample:
+            _way_out(nodes, raw, each, card.output, plan, sizes[each])
+            maps[each] = plan.size_hw
+        else:
+            maps[each] = _unpadded(nodes, raw, each, plan, sizes[each])
     joined = [*before, *graph.node, *nodes.nodes]
     del graph.node[:], graph.input[:], graph.output[:]
     # of the old sizes, and free ones where the network took several
@@ -346,7 +379,7 @@ def _fused(
         name, TensorProto.UINT8, [1, *plan.size_hw, 3]))
     for each in output_names(card):
         graph.output.append(helper.make_tensor_value_info(
-            each, TensorProto.FLOAT, [1, 1, *plan.size_hw]))
+            each, TensorProto.FLOAT, [1, 1, *maps[each]]))
     kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
@@ -472,18 +505,33 @@ def _past_the_cast(
         graph.node.remove(node)
 
 
-def _way_out(
-    nodes: _Nodes, graph: onnx.GraphProto, name: str, output: OutputSpec, plan: ResizePlan,
-    map_hw: tuple[int, ...],
-) -> None:
-    """Compute what `to_depth` and `ResizePlan.back` make of an output."""
+def _taken(
+    nodes: _Nodes, graph: onnx.GraphProto, name: str, map_hw: tuple[int, ...]
+) -> str:
+    """Take an output's name from it; returns it as (1, 1, h, w)."""
     raw = f'{nodes.name("network")}_{name}'
     for node in graph.node:
         for index, each in enumerate(node.output):
             if each == name:
                 node.output[index] = raw
     _renamed(graph, name, raw)
-    last = nodes.add('Reshape', raw, nodes.constant([1, 1, *map_hw], np.int64))
+    return nodes.add('Reshape', raw, nodes.constant([1, 1, *map_hw], np.int64))
+
+
+def _unpadded(
+    nodes: _Nodes, raw: str, name: str, plan: ResizePlan, map_hw: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Give an output as the network makes it, without padding; returns its size."""
+    last, map_hw = _inside(nodes, raw, plan, map_hw)
+    nodes.add('Identity', last, out=name)
+    return map_hw
+
+
+def _way_out(
+    nodes: _Nodes, last: str, name: str, output: OutputSpec, plan: ResizePlan,
+    map_hw: tuple[int, ...],
+) -> None:
+    """Compute what `to_depth` and `ResizePlan.back` make of an output."""
     if name != output.name:  # confidence, sky
         nodes.add('Identity', _back(nodes, last, plan, map_hw), out=name)
         return
@@ -507,22 +555,31 @@ def _way_out(
 
 
 def _back(nodes: _Nodes, last: str, plan: ResizePlan, map_hw: tuple[int, ...]) -> str:
-    """Resize as `ResizePlan.back` does: pixel edges stay in place, bilinear."""
-    def resized(tensor: str, size_hw: tuple[int, ...]) -> str:
-        return nodes.add(
-            'Resize', tensor, '', '', nodes.constant([1, 1, *size_hw], np.int64), mode='linear',
-            coordinate_transformation_mode='half_pixel')
+    """Resize as `ResizePlan.back` does."""
+    last, map_hw = _inside(nodes, last, plan, map_hw)
+    return last if map_hw == plan.size_hw else _bilinear(nodes, last, plan.size_hw)
 
+
+def _inside(
+    nodes: _Nodes, last: str, plan: ResizePlan, map_hw: tuple[int, ...]
+) -> tuple[str, tuple[int, ...]]:
+    """Cut off what belongs to padding; returns the map and its size."""
     v0, u0, rows, columns = plan.window
-    if (rows, columns) != plan.network_hw:
-        if map_hw != plan.network_hw:
-            last = resized(last, plan.network_hw)
-        starts, ends, axes = (
-            nodes.constant(each, np.int64) for each in
-            ([v0, u0], [v0 + rows, u0 + columns], [2, 3]))
-        last = nodes.add('Slice', last, starts, ends, axes)
-        map_hw = rows, columns
-    return last if map_hw == plan.size_hw else resized(last, plan.size_hw)
+    if (rows, columns) == plan.network_hw:
+        return last, map_hw
+    if map_hw != plan.network_hw:
+        last = _bilinear(nodes, last, plan.network_hw)
+    starts, ends, axes = (
+        nodes.constant(each, np.int64) for each in
+        ([v0, u0], [v0 + rows, u0 + columns], [2, 3]))
+    return nodes.add('Slice', last, starts, ends, axes), (rows, columns)
+
+
+def _bilinear(nodes: _Nodes, tensor: str, size_hw: tuple[int, ...]) -> str:
+    """Resize by cv2's INTER_LINEAR: pixel edges stay in place."""
+    return nodes.add(
+        'Resize', tensor, '', '', nodes.constant([1, 1, *size_hw], np.int64), mode='linear',
+        coordinate_transformation_mode='half_pixel')
 
 
 def _renamed(graph: onnx.GraphProto, old: str, new: str) -> None:

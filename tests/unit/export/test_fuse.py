@@ -16,6 +16,7 @@ from depth_node.export.lint import lint
 from depth_node.filters import FilterSettings
 from depth_node.model_card import FileSpec, ModelCard, check_input, file_sha256
 from depth_node.pipeline import DepthPipeline
+from depth_node.postprocess import as_map
 from depth_node.preprocess import ResizePlan
 from depth_node.scale import Scale
 from hypothesis import given, settings
@@ -199,30 +200,60 @@ def test_matrices_are_what_cv2_computes(height, width, rows, columns, area):
 SIZES = [(48, 64), (61, 97), (17, 29), (24, 53), (120, 31)]
 
 
+@pytest.mark.parametrize('upsample', [False, True])
 @pytest.mark.parametrize('resize', ['stretch', 'pad', 'keep_aspect'])
 @pytest.mark.parametrize('size_hw', SIZES)
-def test_every_policy_and_size(make, tmp_path, resize, size_hw):
+def test_every_policy_and_size(make, tmp_path, resize, size_hw, upsample):
     card = make(resize=resize, dynamic=resize == 'keep_aspect', kind='canonical_depth')
-    new, parity = fuse_resize(card, size_hw, tmp_path / 'new.onnx')
+    plan = ResizePlan(card.input, size_hw)
+    rows, columns = plan.window[2:]
+    if not upsample and resize == 'stretch' and size_hw == (120, 31):
+        with pytest.raises(FuseError, match=r'the aspect differs; where the aspect.*--upsample'):
+            fuse_resize(card, size_hw, tmp_path / 'new.onnx')
+        assert not (tmp_path / 'new.onnx').exists()
+        return
+    new, parity = fuse_resize(card, size_hw, tmp_path / 'new.onnx', upsample=upsample)
     is_identity(new, size_hw)
     worst, holes, found = compared(card, new, size_hw)
     assert holes == 0
     assert worst < 3e-3  # a grey level more or less where a small picture grows
-    rows, columns = ResizePlan(card.input, size_hw).window[2:]
     if rows <= size_hw[0] and columns <= size_hw[1]:
         assert worst < 4e-4
     assert parity['fp32'].mean_rel < 3e-3
     assert all(got.depth.shape == size_hw for _, got in found)
-    plan = ResizePlan(card.input, size_hw)
-    share = math.sqrt(plan.window[2] / size_hw[0] * plan.window[3] / size_hw[1])
+    with open_backend(new, 'onnxruntime', 'fp32') as backend:
+        map_hw = as_map(backend.run(next(frames(size_hw))[None])['depth']).shape
+    assert map_hw == (size_hw if upsample else (rows, columns))
+    share = math.sqrt(rows / size_hw[0] * columns / size_hw[1])
     assert new.output.canonical_focal_px == pytest.approx(35.0 / share)
+
+
+@pytest.mark.parametrize('kind', sorted(RANGES))
+def test_filters_work_on_the_networks_grid_as_before(make, tmp_path, kind):
+    card = make(kind=kind, holes=True)
+    new, _ = fuse_resize(card, (50, 70), tmp_path / 'new.onnx')
+    assert (new.output.kind, new.output.name) == (kind, 'depth')
+    with open_backend(card, 'onnxruntime', 'fp32') as a, open_backend(
+            new, 'onnxruntime', 'fp32') as b:
+        first, second = DepthPipeline(a), DepthPipeline(b)
+        differences = []
+        for rgb in frames((50, 70)):
+            wanted, got = (each.run(rgb, camera((50, 70))) for each in (first, second))
+            assert wanted.removed.keys() == got.removed.keys()
+            same = np.isfinite(wanted.depth) == np.isfinite(got.depth)
+            assert same.mean() > 0.98
+            known = np.isfinite(wanted.depth) & np.isfinite(got.depth)
+            differences.append(np.abs(got.depth[known] / wanted.depth[known] - 1))
+        every = np.concatenate(differences)
+        assert every.size > 0.1 * 3 * 50 * 70
+        assert every.mean() < 5e-3
 
 
 @pytest.mark.parametrize('kind', sorted(RANGES))
 @pytest.mark.parametrize('stride', [1, 2])
 def test_every_kind(make, tmp_path, kind, stride):
     card = make(kind=kind, stride=stride, rank=3 if stride == 2 else 4)
-    new, _ = fuse_resize(card, (50, 70), tmp_path / 'new.onnx')
+    new, _ = fuse_resize(card, (50, 70), tmp_path / 'new.onnx', upsample=True)
     assert new.output.kind == {'log_depth': 'depth', 'inv_depth': 'depth'}.get(kind, kind)
     scale = Scale('fixed', 3.0, 0.0, 'inv_depth') if kind == 'rel_inv_depth' else None
     worst, holes, found = compared(card, new, (50, 70), scale=scale)
@@ -234,7 +265,7 @@ def test_every_kind(make, tmp_path, kind, stride):
 @pytest.mark.parametrize('kind', ['depth', 'inv_depth', 'rel_inv_depth', 'canonical_depth'])
 def test_holes_are_where_they_were(make, tmp_path, kind, resize):
     card = make(kind=kind, holes=True, resize=resize)
-    new, _ = fuse_resize(card, (55, 93), tmp_path / 'new.onnx')
+    new, _ = fuse_resize(card, (55, 93), tmp_path / 'new.onnx', upsample=True)
     worst, holes, found = compared(card, new, (55, 93))
     shares = [float(np.isnan(got.depth).mean()) for _, got in found]
     assert 0.05 < min(shares[:2])
@@ -243,11 +274,16 @@ def test_holes_are_where_they_were(make, tmp_path, kind, resize):
     assert worst < 5e-3
 
 
+@pytest.mark.parametrize('upsample', [False, True])
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('resize', ['stretch', 'pad'])
-def test_confidence_and_sky_grow_too(make, tmp_path, stride, resize):
+def test_confidence_and_sky_come_along(make, tmp_path, stride, resize, upsample):
     card = make(extra=True, stride=stride, resize=resize)
-    new, _ = fuse_resize(card, (52, 75), tmp_path / 'new.onnx')
+    if not upsample and (resize, stride) == ('pad', 2):
+        with pytest.raises(FuseError, match=r'cannot be cut off at a pixel.*--upsample'):
+            fuse_resize(card, (52, 75), tmp_path / 'new.onnx')
+        return
+    new, _ = fuse_resize(card, (52, 75), tmp_path / 'new.onnx', upsample=upsample)
     worst, _, found = compared(card, new, (52, 75))
     assert worst < 5e-4
     for wanted, got in found[:2]:
@@ -272,7 +308,7 @@ def test_every_beginning_of_a_network(make, tmp_path, begin, colour):
 @pytest.mark.parametrize('size_hw', [(48, 97), (23, 40), NETWORK_HW])
 def test_float_input_becomes_the_cameras_bytes(make, tmp_path, colour, resize, size_hw):
     card = make(layout='float32_nchw', colour=colour, resize=resize)
-    new, _ = fuse_resize(card, size_hw, tmp_path / 'new.onnx')
+    new, _ = fuse_resize(card, size_hw, tmp_path / 'new.onnx', upsample=True)
     assert new.input.layout == 'uint8_nhwc'
     is_identity(new, size_hw)
     worst, _, _ = compared(card, new, size_hw)
@@ -283,7 +319,7 @@ def test_float_input_becomes_the_cameras_bytes(make, tmp_path, colour, resize, s
 def test_openvino_computes_the_same(make, tmp_path, kind):
     pytest.importorskip('openvino')
     card = make(kind=kind, holes=kind == 'canonical_depth', resize='pad')
-    new, _ = fuse_resize(card, (61, 84), tmp_path / 'new.onnx')
+    new, _ = fuse_resize(card, (61, 84), tmp_path / 'new.onnx', upsample=True)
     worst, holes, _ = compared(card, new, (61, 84), 'openvino')
     assert (worst < 5e-3, holes < 0.02) == (True, True)
 
@@ -312,7 +348,7 @@ def test_bundled_network_on_a_rendered_picture(repository, tmp_path):
 def test_a_shift_of_inverse_depth_comes_after_resizing(make, tmp_path):
     """What the docs say of relative networks: the order differs, and only between two cells."""
     card = make(kind='rel_inv_depth')
-    new, _ = fuse_resize(card, (96, 160), tmp_path / 'new.onnx')
+    new, _ = fuse_resize(card, (96, 160), tmp_path / 'new.onnx', upsample=True)
     worst, _, found = compared(card, new, (96, 160), scale=Scale('fixed', 1.0, 0.5, 'inv_depth'))
     assert 1e-4 < worst < 0.05
     for wanted, got in found:
@@ -336,6 +372,7 @@ def test_card_says_what_it_is_and_leaves_the_measurements(make, tmp_path):
     assert origin['sha256'] == {key: spec.sha256 for key, spec in card.precisions.items()}
     assert origin['provenance'] == {'command': 'a test'}
     assert (origin['network_hw'], origin['kind']) == ([24, 40], 'log_depth')
+    assert (origin['upsample'], new.output.kind) == (False, 'log_depth')
     assert list(new.precisions) == list(parity) == ['fp32', 'fp16', 'int8', 'int8_trt']
     for key in new.precisions:
         path = new.verify_file(key)
@@ -379,11 +416,13 @@ def test_tensorrt_rtx_builds_it(make, tmp_path):
         'tensorrt_rtx', reason="tensorrt_rtx is not installed: pip install '.[rtx]' (95 MB)")
     from depth_node.backends.tensorrt_build import BuildRequest, build_plan
 
-    for options in ({'kind': 'canonical_depth', 'begin': 'transpose', 'extra': True},
-                    {'kind': 'rel_inv_depth', 'resize': 'keep_aspect', 'dynamic': True},
-                    {'kind': 'log_depth', 'layout': 'float32_nchw', 'colour': 'bgr',
-                     'resize': 'pad', 'stride': 2}):
-        new, _ = fuse_resize(make(**options), (61, 97), tmp_path / 'new.onnx')
+    for upsample, options in (
+            (False, {'kind': 'canonical_depth', 'begin': 'transpose', 'resize': 'pad'}),
+            (True, {'kind': 'canonical_depth', 'begin': 'transpose', 'extra': True}),
+            (True, {'kind': 'rel_inv_depth', 'resize': 'keep_aspect', 'dynamic': True}),
+            (True, {'kind': 'log_depth', 'layout': 'float32_nchw', 'colour': 'bgr',
+                    'resize': 'pad', 'stride': 2})):
+        new, _ = fuse_resize(make(**options), (61, 97), tmp_path / 'new.onnx', upsample=upsample)
         assert [each for each in lint(new.precisions['fp32'].path)] == []
         for sm in (86, 89):
             assert build_plan(rtx, BuildRequest(new.verify_file('fp32'), target_sm=sm))
@@ -392,9 +431,10 @@ def test_tensorrt_rtx_builds_it(make, tmp_path):
 # --- what cannot be joined
 
 
-def test_nothing_to_do(make, tmp_path):
-    with pytest.raises(FuseError, match='it takes and returns 40x24 already'):
-        fuse_resize(make(), NETWORK_HW, tmp_path / 'new.onnx')
+@pytest.mark.parametrize('upsample', [False, True])
+def test_nothing_to_do(make, tmp_path, upsample):
+    with pytest.raises(FuseError, match='for pictures of 40x24 nothing is resized'):
+        fuse_resize(make(), NETWORK_HW, tmp_path / 'new.onnx', upsample=upsample)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['net.onnx', 'net.yaml']
 
 
@@ -471,9 +511,11 @@ def test_the_verb_writes_verifies_and_does_not_overwrite(
     again = ['models', 'fuse-resize', 'net.yaml', '--size', '64x48']
     assert main(again) == 1
     assert 'net-64x48.onnx is there already; --force' in capsys.readouterr().err
-    assert main([*again, '--force']) == 0
+    assert main([*again, '--upsample', '--force']) == 0
+    assert ModelCard.load('net-64x48.yaml').provenance['command'] == (
+        'depth-node models fuse-resize net --size 64x48 --upsample')
     assert 'for pictures of 64x48' in capsys.readouterr().out
     assert main([*again[:-1], '40x24', '--out', 'x.onnx']) == 1
-    assert 'takes and returns 40x24 already' in capsys.readouterr().err
+    assert 'for pictures of 40x24 nothing is resized' in capsys.readouterr().err
     assert main([*again, '--out', 'net.onnx', '--force']) == 2
     assert main([*again[:-1], '64']) == 2
