@@ -120,11 +120,11 @@ def cloud_points(message: Any, most: int = MOST_POINTS) -> Measured:
     index: Any = chosen if packed or chosen is None else np.divmod(chosen, width)
     points = np.empty((3, count if chosen is None else len(chosen)), np.float32)
     with np.errstate(over='ignore', invalid='ignore'):  # float64 beyond float32 becomes Inf
-        for axis, (dtype, offset) in enumerate(layout):
+        for number, (dtype, offset) in enumerate(layout):
             values: NDArray[Any] = (
                 np.ndarray((count,), dtype, data, offset, (step,)) if packed
                 else np.ndarray((height, width), dtype, data, offset, (row, step)))
-            points[axis] = values.reshape(-1) if index is None else values[index]
+            points[number] = values.reshape(-1) if index is None else values[index]
         reach = np.maximum(np.maximum(np.abs(points[0]), np.abs(points[1])), np.abs(points[2]))
         # NaN compares false
         good = (reach >= NEAREST_M) & (reach <= FARTHEST_M)
