@@ -330,6 +330,8 @@ class ScaleTracker:
             return (f'factor {scale:.3g} is outside of {settings.low:g} to {settings.high:g} '
                     '(scale.low, scale.high)')
         uncertainty = estimate.uncertainty
+        if not uncertainty < math.inf:
+            return 'too few parts of the picture agree: how exact the fit is cannot be told'
         if not uncertainty <= settings.max_uncertainty:
             return (f'uncertainty {100 * uncertainty:.0f} % is more than '
                     f'{100 * settings.max_uncertainty:.0f} % (scale.max_uncertainty)')

@@ -76,3 +76,13 @@ def test_fixed_scale_is_affine_and_never_leaves_depth_behind_the_camera(scale, s
 def test_meaningless_corrections_are_refused(values):
     with pytest.raises(ValueError, match='scale'):
         Scale(**values)
+
+
+def test_values_of_relative_networks_that_are_not_positive_are_kept_when_asked_for():
+    raw = np.array([[np.nan, np.inf, 0.0], [-0.5, 2.0, -np.inf]], np.float32)
+    inverse = to_depth(raw, OutputSpec('d', 'rel_inv_depth', 'none'), keep_signed=True)
+    np.testing.assert_array_equal(inverse, [[np.nan, np.nan, np.inf], [-2.0, 0.5, np.nan]])
+    depth = to_depth(raw, OutputSpec('d', 'rel_depth', 'none'), keep_signed=True)
+    np.testing.assert_array_equal(depth, [[np.nan, np.nan, 0.0], [-0.5, 2.0, np.nan]])
+    metric = to_depth(raw, OutputSpec('d', 'inv_depth'), keep_signed=True)
+    np.testing.assert_array_equal(metric, [[np.nan] * 3, [np.nan, 0.5, np.nan]])
