@@ -23,9 +23,15 @@ said, with the remedy.
 
 examples:
   depth-node export runs/small/best.ckpt --out models/small.onnx --range 0.2,10 --fp16
+  depth-node export runs/small/best.ckpt --out models/any.onnx --dynamic --max-size 512x384
   depth-node export --hf models/Depth-Anything-V2-Metric-Indoor-Small-hf --licence Apache-2.0 \\
       --out models/dav2_indoor.onnx --camera 640x480 --fp16
   depth-node quantize models/small.yaml --data data/frames
+
+--dynamic makes one file for all sizes between --min-size and --max-size, in steps of the network's
+largest shrinking factor (32 for most; the command says it): the picture keeps its aspect, and is
+shrunk only where it exceeds --max-size, which therefore bounds the work. An engine of TensorRT is
+built for exactly these limits. Networks with fully connected layers are for one size alone.
 
 --hf takes a folder as transformers saves it, or the id of a model on the hub; an id is looked for
 in the local cache, and fetched only with --download. What larger numbers mean, the metric range,
@@ -70,6 +76,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='also FILE.fp16.onnx, typed inside: TensorRT from 11 on needs it to compute in fp16',
     )
+    parser.add_argument(
+        '--dynamic',
+        action='store_true',
+        help="height and width stay free, within limits and in the network's step",
+    )
+    parser.add_argument(
+        '--min-size',
+        type=_size,
+        metavar='WxH',
+        help='with --dynamic: the smallest input (half of that trained with)',
+    )
+    parser.add_argument(
+        '--max-size',
+        type=_size,
+        metavar='WxH',
+        help='with --dynamic: the largest input (twice that trained with)',
+    )
     parser.add_argument('--note', help='a sentence for the provenance')
     group = parser.add_argument_group('models of Hugging Face transformers')
     group.add_argument('--hf', metavar='FOLDER|ID', help='a depth model, instead of a checkpoint')
@@ -99,6 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--kind', help="what the output means, only where the model's files do not say"
     )
+    group.add_argument(
+        '--head', metavar='NAME', help='of a model with several (ZoeDepth: nyu, kitti)'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f'--out {args.out}: the name must end in .onnx')
     if (args.checkpoint is None) == (args.hf is None):
         raise UsageError('give either a checkpoint or --hf')
+    if not args.dynamic and (args.min_size or args.max_size):
+        raise UsageError('--min-size and --max-size go with --dynamic')
     if args.hf is not None:
         return _export_hf(args)
     args.licence = args.licence or 'Apache-2.0'
@@ -124,6 +152,11 @@ def _export_hf(args: argparse.Namespace) -> int:
     from depth_node.export.hf import load
     from depth_node.export.onnx import ExportError
 
+    if args.dynamic:
+        raise UsageError(
+            '--dynamic is for networks of this package: position embeddings of transformers are '
+            'folded for one size; give --camera or --size'
+        )
     if args.licence is None:
         raise UsageError("--licence: name the weights' licence, as the model's description says")
     try:
@@ -133,6 +166,7 @@ def _export_hf(args: argparse.Namespace) -> int:
             camera_hw=args.camera,
             rule=args.size_rule,
             kind=args.kind,
+            head=args.head,
             download=args.download,
         )
     except ExportError as error:
@@ -144,6 +178,8 @@ def _export_hf(args: argparse.Namespace) -> int:
         f'{provenance["class"]}: input {network.size_hw[1]}x{network.size_hw[0]}, output '
         f'{network.output_kind} at {network.output_hw[1]}x{network.output_hw[0]}'
     )
+    if 'meaning' in provenance:
+        print(provenance['meaning'])
     write_files(args, network, provenance)
     return 0
 
@@ -153,8 +189,16 @@ def write_files(
 ) -> ModelCard:
     """Write a network's files and card, and tell what was measured."""
     from depth_node.export.card import make_card, with_file
+    from depth_node.export.dynamic import sizes_of
     from depth_node.export.lint import lint
     from depth_node.export.onnx import export_onnx, parity_batches
+
+    sizes = None
+    if args.dynamic:
+        sizes = sizes_of(network.eval(), args.min_size, args.max_size)
+        (low_h, low_w), (high_h, high_w) = sizes.min_hw, sizes.max_hw
+        print(f'input {low_w}x{low_h} to {high_w}x{high_h} in steps of {sizes.step}')
+    nominal_hw = network.size_hw if sizes is None else sizes.nominal_hw
 
     def show(path: Path, parity: Parity) -> None:
         print(
@@ -162,10 +206,10 @@ def write_files(
             f'{parity.max_abs:.1e}, {parity.max_rel:.1e} of the depth at most and '
             f'{parity.mean_rel:.1e} on average, on {parity.pictures} pictures'
         )
-        for finding in lint(path, batches=parity_batches(network.size_hw)):
+        for finding in lint(path, batches=parity_batches(nominal_hw)):
             print(f'{path}: {finding}', file=sys.stderr)
 
-    parity = export_onnx(network, args.out)
+    parity = export_onnx(network, args.out, sizes=sizes)
     show(args.out, parity)
     card = make_card(
         args.out,
@@ -175,10 +219,11 @@ def write_files(
         range_m=args.range_m,
         assumed_hfov_deg=args.assumed_hfov,
         provenance=provenance,
+        sizes=sizes,
     )
     if args.fp16:
         half = args.out.with_name(f'{args.out.stem}.fp16.onnx')
-        parity = export_onnx(network, half, precision='fp16')
+        parity = export_onnx(network, half, precision='fp16', sizes=sizes)
         show(half, parity)
         card = with_file(card, 'fp16', half, {
             'method': 'network in half precision, normalisation and output in fp32',

@@ -16,16 +16,20 @@ from depth_node.model_card import (
     PRECISIONS,
     CheckSpec,
     FileSpec,
+    InputSpec,
     ModelCard,
     check_input,
     file_sha256,
     statistics_of,
 )
+from depth_node.postprocess import as_map
+from depth_node.preprocess import ResizePlan
 from depth_node.training.networks.card import INPUT_NAME, OUTPUT_NAME, input_spec, output_spec
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from depth_node.export.dynamic import Sizes
     from depth_node.training.networks.base import DepthNetwork
 
 CHECK_SEED = 7
@@ -44,6 +48,7 @@ def make_card(
     range_m: tuple[float, float] | None,
     assumed_hfov_deg: float | None,
     provenance: dict[str, Any],
+    sizes: Sizes | None = None,
 ) -> ModelCard:
     """Describe a file of `export_onnx` inside it; the card beside it is not yet saved.
 
@@ -56,19 +61,27 @@ def make_card(
         assumed_hfov_deg: field of view taken for a camera without calibration; None means that
             of the canonical camera.
         provenance: plain values.
+        sizes: of a dynamic graph.
     """
-    values = run_file(onnx_file, check_input(CHECK_SEED, network.size_hw)[0])
+    check_hw, inputs = network.size_hw, input_spec(network)
+    if sizes is not None:
+        check_hw = sizes.nominal_hw
+        inputs = replace(
+            inputs, size_hw=None, multiple_of=sizes.step, min_hw=sizes.min_hw,
+            max_hw=sizes.max_hw, resize='keep_aspect',
+        )  # fmt: skip
+    values = run_file(onnx_file, check_input(CHECK_SEED, check_hw)[0])
     mean, std, percentiles = statistics_of(values)
     card = ModelCard(
         name=name,
         path=onnx_file.with_suffix('.yaml').absolute(),
         licence=licence,
-        input=input_spec(network),
+        input=inputs,
         output=output_spec(network, range_m=range_m, assumed_hfov_deg=assumed_hfov_deg),
         precisions={'fp32': FileSpec(onnx_file.absolute(), file_sha256(onnx_file))},
         check=CheckSpec(
             seed=CHECK_SEED,
-            size_hw=network.size_hw,
+            size_hw=check_hw,
             mean=round(mean, 6),
             std=round(std, 6),
             percentiles={rank: round(value, 6) for rank, value in percentiles.items()},
@@ -100,7 +113,7 @@ def with_file(
     if card.check is None:
         raise ExportError(f'{card.path}: no reference statistics; export the model again')
     picture = check_input(card.check.seed, card.check.size_hw)[0]
-    values = run_file(onnx_file, picture, as_written=precision == 'int8_trt')
+    values = run_file(onnx_file, picture, as_written=precision == 'int8_trt', card=card)
     mean, std, percentiles = statistics_of(values)
     found = {'mean': mean, 'std': std, **{f'p{k}': v for k, v in percentiles.items()}}
     expected = card.check.statistics()
@@ -145,15 +158,29 @@ def embed(card: ModelCard, precision: str, onnx_file: Path) -> FileSpec:
     return FileSpec(onnx_file.absolute(), file_sha256(onnx_file))
 
 
+def feeder(spec: InputSpec) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
+    """Return a function that turns an (H, W, 3) uint8 RGB picture into a graph's input."""
+    plans: dict[tuple[int, int], ResizePlan] = {}
+
+    def feed(picture: NDArray[np.uint8]) -> NDArray[Any]:
+        size_hw = (picture.shape[0], picture.shape[1])
+        if size_hw not in plans:
+            plans[size_hw] = ResizePlan(spec, size_hw)
+        return plans[size_hw].to_input(picture).copy()  # the plan's buffer is used again
+
+    return feed
+
+
 def file_runner(
-    onnx_file: Path, *, as_written: bool = False
+    onnx_file: Path, *, as_written: bool = False, card: ModelCard | None = None
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Open a file of this package by ONNX Runtime; the function takes (H, W, 3), returns (h, w).
+    """Open a file by ONNX Runtime; the function takes (H, W, 3) uint8, returns (h, w).
 
     Args:
         onnx_file: the file.
         as_written: without graph optimisation, which fuses the quantised form of TensorRT in its
             own way.
+        card: names its input and output; None is for files of `export_onnx`.
     """
     import onnxruntime
 
@@ -163,16 +190,23 @@ def file_runner(
     session = onnxruntime.InferenceSession(
         str(onnx_file), options, providers=['CPUExecutionProvider']
     )
+    name, result = (INPUT_NAME, OUTPUT_NAME) if card is None else (
+        card.input.name, card.output.name)  # fmt: skip
+    feed = (lambda picture: picture[None]) if card is None else feeder(card.input)
 
     def run(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (depth,) = session.run([OUTPUT_NAME], {INPUT_NAME: picture[None]})
-        return np.asarray(depth, np.float32)[0, 0]
+        (depth,) = session.run([result], {name: feed(picture)})
+        return as_map(np.asarray(depth, np.float32))
 
     return run
 
 
 def run_file(
-    onnx_file: Path, picture: NDArray[np.uint8], *, as_written: bool = False
+    onnx_file: Path,
+    picture: NDArray[np.uint8],
+    *,
+    as_written: bool = False,
+    card: ModelCard | None = None,
 ) -> NDArray[np.float32]:
     """Run one picture through a file; see `file_runner`."""
-    return file_runner(onnx_file, as_written=as_written)(picture)
+    return file_runner(onnx_file, as_written=as_written, card=card)(picture)

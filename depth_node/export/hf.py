@@ -38,12 +38,16 @@ class Meaning:
         range_m: depths it can return, metres; None for the relative kinds.
         inverse: `predicted_depth` is the reciprocal of `kind` and is inverted in the graph.
         canonical: metric only after multiplication with the camera's focal length.
+        head: of several heads, the number of the one that is exported.
+        note: what a user must know beyond that, for the card.
     """
 
     kind: str
     range_m: tuple[float, float] | None = None
     inverse: bool = False
     canonical: bool = False
+    head: int | None = None
+    note: str = ''
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class TransformersDepth(DepthNetwork):
         self.output_kind = meaning.kind
         if meaning.range_m is not None:
             self.depth_range_m = meaning.range_m
-        self._inverse = meaning.inverse
+        self._inverse, self._head = meaning.inverse, meaning.head
         if meaning.canonical:
             self.canonical_focal_px = canonical_focal(size_hw, camera_hw)
         switch = getattr(model, 'set_attn_implementation', None)
@@ -124,7 +128,7 @@ class TransformersDepth(DepthNetwork):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """See `DepthNetwork.forward`; relative kinds may be 0, infinitely far."""
-        with _FloatLimits():
+        with _Traceable(self._head):
             found = self.model(pixel_values=batch).predicted_depth
         found = found.reshape(found.shape[0], 1, found.shape[-2], found.shape[-1]).float()
         if self._inverse:  # Depth Pro's processor clamps so too
@@ -132,8 +136,17 @@ class TransformersDepth(DepthNetwork):
         return found
 
 
-class _FloatLimits(TorchFunctionMode):
-    """Gives clamp two limits of one type: torch's exporter fails on a float and an integer."""
+class _Traceable(TorchFunctionMode):
+    """While it is entered, torch's exporter can follow what models of transformers do.
+
+    It fails on a clamp between a float and an integer: the limits become floats. It cannot
+    follow a number that is taken out of a tensor to choose by: ZoeDepth takes one, the number of
+    the head that suits the picture, and gets the one that was asked for.
+    """
+
+    def __init__(self, chosen: int | None) -> None:
+        super().__init__()
+        self._chosen = chosen
 
     def __torch_function__(
         self, func: Any, kinds: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -141,6 +154,8 @@ class _FloatLimits(TorchFunctionMode):
         if func in (torch.clamp, torch.Tensor.clamp):
             args = tuple(float(a) if isinstance(a, int) else a for a in args)
             kwargs = {k: float(a) if isinstance(a, int) else a for k, a in (kwargs or {}).items()}
+        if func is torch.Tensor.item and self._chosen is not None:
+            return self._chosen
         return func(*args, **(kwargs or {}))
 
 
@@ -181,6 +196,7 @@ def load(
     camera_hw: tuple[int, int] = CAMERA_HW,
     rule: str = 'processor',
     kind: str | None = None,
+    head: str | None = None,
     download: bool = False,
 ) -> tuple[TransformersDepth, dict[str, Any]]:
     """Open a depth model of transformers.
@@ -193,6 +209,7 @@ def load(
         rule: one of SIZE_RULES; `lower-bound` is how the original code of Depth Anything and
             MiDaS sizes pictures, which differs from the processor for small ones.
         kind: what the output means, where the configuration does not tell.
+        head: name of the head to export, where a model has several.
         download: fetch from the hub what the local cache lacks.
 
     Returns:
@@ -211,7 +228,7 @@ def load(
 
     files = _Files(source, download)
     config = files.opened(transformers.AutoConfig)
-    meaning = meaning_of(config.to_dict(), kind)
+    meaning = meaning_of(config.to_dict(), kind, head)
     rules = rules_of(files.json('preprocessor_config.json'))
     if size_hw is None:
         size_hw = fitted_size(rules, camera_hw, rule)
@@ -239,6 +256,10 @@ def load(
         'camera_hw': list(camera_hw),
         'size_rule': rule,
     }
+    if head is not None:
+        provenance['head'] = head
+    if meaning.note:
+        provenance['meaning'] = meaning.note
     return network, provenance
 
 
@@ -310,17 +331,22 @@ class _Files:
         )
 
 
-def meaning_of(config: dict[str, Any], kind: str | None = None) -> Meaning:
+def meaning_of(
+    config: dict[str, Any], kind: str | None = None, head: str | None = None
+) -> Meaning:
     """Tell what `predicted_depth` of a model means; never from a picture.
 
     Larger is nearer for DPT (MiDaS) and relative Depth Anything, which return affine inverse
     depth; larger is farther for metric Depth Anything, GLPN and ZoeDepth, in metres. Depth Pro
     returns width / focal length times inverse depth (Bochkovskii et al. 2024, arXiv:2410.02073,
-    section 3.1).
+    section 3.1). Prompt Depth Anything stretches its output over the range of the coarse depth
+    that it is given, so larger is farther; without one, as here, there is no unit (its class
+    calls that a monocular relative depth).
 
     Args:
         config: config.json.
         kind: overrides what is known, where the configuration cannot tell.
+        head: name of one of several heads.
 
     Raises:
         ExportError: not a depth model that is known here, or one that says too little.
@@ -328,7 +354,7 @@ def meaning_of(config: dict[str, Any], kind: str | None = None) -> Meaning:
     model_type = config.get('model_type')
     if kind is not None and kind not in OUTPUT_KINDS:
         raise ExportError(f'kind {kind!r}, expected one of {", ".join(OUTPUT_KINDS)}')
-    found = _known_meaning(config)
+    found = _known_meaning(config, head)
     if kind is None or (found is not None and kind == found.kind):
         if found is None:
             raise ExportError(
@@ -346,8 +372,10 @@ def meaning_of(config: dict[str, Any], kind: str | None = None) -> Meaning:
     return Meaning(kind, (NEAR_M, 100.0) if kind in ('depth', 'inv_depth') else None)
 
 
-def _known_meaning(config: dict[str, Any]) -> Meaning | None:
+def _known_meaning(config: dict[str, Any], head: str | None) -> Meaning | None:
     model_type = config.get('model_type')
+    if head is not None and model_type != 'zoedepth':
+        raise ExportError(f'--head {head}: a {model_type} has one head')
     if model_type == 'depth_anything':
         if config.get('depth_estimation_type', 'relative') == 'metric':
             far = float(config.get('max_depth') or 1)
@@ -360,28 +388,34 @@ def _known_meaning(config: dict[str, Any]) -> Meaning | None:
     if model_type == 'glpn':
         return Meaning('depth', (NEAR_M, float(config.get('max_depth') or 10)))
     if model_type == 'zoedepth':
-        heads = config.get('bin_configurations') or []
-        if len(heads) != 1:
-            names = ', '.join(str(head.get('name')) for head in heads) or 'none'
-            raise ExportError(
-                f'ZoeDepth with the heads {names}: which one is taken depends on the picture, '
-                'which a graph of fixed shape cannot express; choose a model with one head '
-                '(zoedepth-nyu or zoedepth-kitti)'
-            )
-        return Meaning('depth', (max(NEAR_M, float(heads[0]['min_depth'])),
-                                 float(heads[0]['max_depth'])))  # fmt: skip
+        return _zoedepth_meaning(config.get('bin_configurations') or [], head)
     if model_type == 'depth_pro':
         return Meaning('canonical_depth', (1e-4, 1e4), inverse=True, canonical=True)
     if model_type == 'prompt_depth_anything':
-        raise ExportError(
-            'Prompt Depth Anything takes a coarse depth picture beside the colours, which the '
-            'node does not feed; use Depth Anything V2, and give the coarse depth to scale.source'
-        )
+        return Meaning('rel_depth', note=(
+            'exported without its prompt, a coarse depth picture: relative depth, larger is '
+            'farther; scale.source makes metres of it'))  # fmt: skip
     raise ExportError(
         f'model type {model_type!r} is not a depth model that is known here; known are '
-        'depth_anything, depth_pro, dpt, glpn and zoedepth. Any other network can be used as '
-        'ONNX: depth-node models add'
+        'depth_anything, depth_pro, dpt, glpn, prompt_depth_anything and zoedepth. Any other '
+        'network can be used as ONNX: depth-node models add'
     )
+
+
+def _zoedepth_meaning(heads: list[dict[str, Any]], head: str | None) -> Meaning:
+    """Return the meaning of one head; its classifier, which looks at the picture, is left out."""
+    names = [str(one.get('name')) for one in heads]
+    if head is None and len(heads) != 1:
+        raise ExportError(
+            f'ZoeDepth with the heads {", ".join(names) or "none"}: which one is taken depends on '
+            'the picture, which a graph cannot express; choose one: '
+            + ' or '.join(f'--head {name}' for name in names)
+        )
+    if head is not None and head not in names:
+        raise ExportError(f'--head {head}: this ZoeDepth has {", ".join(names)}')
+    index = 0 if head is None else names.index(head)
+    range_m = max(NEAR_M, float(heads[index]['min_depth'])), float(heads[index]['max_depth'])
+    return Meaning('depth', range_m, head=index if len(heads) > 1 else None)
 
 
 def _backbone(config: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import tempfile
 from typing import TYPE_CHECKING
 import warnings
 
+from depth_node.export.dynamic import NotDynamicError, Sizes, loosen
 from depth_node.export.lint import FP16_PEAK, Peak, peak_activation
 from depth_node.training.networks.card import INPUT_NAME, OUTPUT_NAME
 import numpy as np
@@ -33,6 +34,7 @@ PARITY_FLOOR = 0.2
 # fp16 keeps 11 bits: pure convolution nets moved by 0.03 % on average. Over ten times that is a
 # node that fp16 does not suit.
 FP16_TOLERANCE_MEAN_REL = 0.005
+LARGE_CONSTANT_BYTES = 2**14
 MAX_FILE_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB
 
 
@@ -91,21 +93,26 @@ class HalfImageToDepth(ImageToDepth):
         return self.network(self.normalised(image).half()).float()
 
 
-def export_onnx(network: DepthNetwork, path: Path, *, precision: str = 'fp32') -> Parity:
-    """Write `network` as ONNX at its own size, and check it against torch.
+def export_onnx(
+    network: DepthNetwork, path: Path, *, precision: str = 'fp32', sizes: Sizes | None = None
+) -> Parity:
+    """Write `network` as ONNX at its own size or for many, and check it against torch.
 
     Args:
         network: put into evaluation mode for the export, and left so.
         path: the file to write; weights are inside it.
         precision: fp32, or fp16: a strongly typed graph, as TensorRT from 11 on needs it, whose
             input and output are those of fp32.
+        sizes: height and width of the graph are free, for these sizes (`dynamic.sizes_of`);
+            None fixes them to the network's.
 
     Returns:
         The measured parity, for fp16 too against the network in fp32.
 
     Raises:
         ValueError: another precision.
-        ExportError: too large, wrong opset, an activation beyond what fp16 can hold, or ONNX
+        ExportError: too large, wrong opset, a node that keeps its size in spite of `sizes`, an
+            activation beyond what fp16 can hold, or ONNX
             Runtime and torch disagree by more than `PARITY_TOLERANCE_REL`, or the network's own
             `parity_tolerance_rel` (fp16: on average by more than `FP16_TOLERANCE_MEAN_REL`); the
             file is removed.
@@ -122,10 +129,10 @@ def export_onnx(network: DepthNetwork, path: Path, *, precision: str = 'fp32') -
             f'{path.name}: {size / 1e9:.1f} GB of {precision} weights, one ONNX file holds 2 GB; '
             'choose a smaller network'
         )
-    height, width = network.size_hw
+    height, width = network.size_hw if sizes is None else sizes.traced_hw
     example = torch.zeros((1, height, width, 3), dtype=torch.uint8)
     if precision == 'fp16' and not _runs(model, example):
-        return _export_half_graph(network, path)
+        return _export_half_graph(network, path, sizes)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -141,10 +148,17 @@ def export_onnx(network: DepthNetwork, path: Path, *, precision: str = 'fp32') -
             verbose=False,
         )
     graph = program.model_proto
+    weights = _take_weights(graph)
     _fold_padding(graph)
     graph = _converted(graph)
+    if sizes is not None:
+        try:
+            loosen(graph)
+        except NotDynamicError as error:
+            raise ExportError(f'{path.name} cannot be dynamic: {error}') from error
     _clean(graph)
     onnx.checker.check_model(graph, full_check=True)
+    _put_weights(graph, weights)
     # Asking for a low opset can silently yield a higher one.
     found = {entry.domain or 'ai.onnx': entry.version for entry in graph.opset_import}
     if found != {'ai.onnx': OPSET}:
@@ -152,9 +166,10 @@ def export_onnx(network: DepthNetwork, path: Path, *, precision: str = 'fp32') -
     onnx.save(graph, str(path))
     try:
         if precision == 'fp16':
-            check_peak(path, peak_activation(path, parity_batches(network.size_hw)))
-            return check_half_parity(network, path)
-        return check_parity(model, path)
+            nominal_hw = network.size_hw if sizes is None else sizes.nominal_hw
+            check_peak(path, peak_activation(path, parity_batches(nominal_hw)))
+            return check_half_parity(network, path, sizes)
+        return check_parity(model, path, sizes)
     except ExportError:
         path.unlink()
         raise
@@ -170,16 +185,17 @@ def _runs(model: nn.Module, example: torch.Tensor) -> bool:
     return True
 
 
-def _export_half_graph(network: DepthNetwork, path: Path) -> Parity:
+def _export_half_graph(network: DepthNetwork, path: Path, sizes: Sizes | None) -> Parity:
     """Export in fp32 and convert the graph."""
     from depth_node.export.quantize import halve_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / path.name
-        export_onnx(network, source)
-        halve_onnx(source, path, list(parity_pictures(network.size_hw)))
+        export_onnx(network, source, sizes=sizes)
+        nominal_hw = network.size_hw if sizes is None else sizes.nominal_hw
+        halve_onnx(source, path, list(parity_pictures(nominal_hw)))
     try:
-        return check_half_parity(network, path)
+        return check_half_parity(network, path, sizes)
     except ExportError:
         path.unlink()
         raise
@@ -202,6 +218,30 @@ def check_peak(path: Path, peak: Peak) -> None:
             f'kept in reserve; use fp32 or bf16 for this network, or export it again after '
             'training with weight decay or a norm before that node'
         )
+
+
+def _take_weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Make inputs of large constants: what works on the graph would copy them again and again."""
+    from onnx import helper
+
+    graph = model.graph
+    weights = [item for item in graph.initializer if len(item.raw_data) > LARGE_CONSTANT_BYTES]
+    for item in weights:
+        graph.initializer.remove(item)
+        graph.input.append(
+            helper.make_tensor_value_info(item.name, item.data_type, list(item.dims))
+        )
+    return weights
+
+
+def _put_weights(model: onnx.ModelProto, weights: list[onnx.TensorProto]) -> None:
+    """Make constants again of what `_take_weights` took; unused ones are left out."""
+    graph = model.graph
+    names = {item.name for item in weights}
+    for item in [item for item in graph.input if item.name in names]:
+        graph.input.remove(item)
+    used = {name for node in graph.node for name in node.input}
+    graph.initializer.extend(item for item in weights if item.name in used)
 
 
 def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -298,8 +338,8 @@ def parity_pictures(size_hw: tuple[int, int], count: int = 4) -> NDArray[np.uint
     return np.stack(pictures)
 
 
-def check_parity(model: ImageToDepth, path: Path) -> Parity:
-    """Compare torch and ONNX Runtime on seeded pictures.
+def check_parity(model: ImageToDepth, path: Path, sizes: Sizes | None = None) -> Parity:
+    """Compare torch and ONNX Runtime on seeded pictures, for a dynamic graph of several sizes.
 
     Raises:
         ExportError: they differ by more than the network's tolerance somewhere.
@@ -312,7 +352,7 @@ def check_parity(model: ImageToDepth, path: Path) -> Parity:
         (found,) = session.run([OUTPUT_NAME], {INPUT_NAME: picture[None]})
         return np.asarray(found, np.float32)
 
-    parity = compare(model, run)
+    parity = compare(model, run, sizes)
     allowed = max(PARITY_TOLERANCE_REL, getattr(model.network, 'parity_tolerance_rel', 0.0))
     if not parity.max_rel <= allowed:
         raise ExportError(
@@ -323,7 +363,7 @@ def check_parity(model: ImageToDepth, path: Path) -> Parity:
     return parity
 
 
-def check_half_parity(network: DepthNetwork, path: Path) -> Parity:
+def check_half_parity(network: DepthNetwork, path: Path, sizes: Sizes | None = None) -> Parity:
     """Compare torch in fp32 and ONNX Runtime in fp16 on seeded pictures.
 
     ONNX Runtime's CPU kernels compute fp16 nodes in fp32 and round between them: a GPU rounds
@@ -340,7 +380,7 @@ def check_half_parity(network: DepthNetwork, path: Path) -> Parity:
         (found,) = session.run([OUTPUT_NAME], {INPUT_NAME: picture[None]})
         return np.asarray(found)
 
-    parity = compare(ImageToDepth(network).eval(), run)
+    parity = compare(ImageToDepth(network).eval(), run, sizes)
     if not parity.mean_rel <= FP16_TOLERANCE_MEAN_REL:
         raise ExportError(
             f'{path.name}: fp16 moves the depth by {parity.mean_rel:.2%} on average, expected <= '
@@ -350,23 +390,47 @@ def check_half_parity(network: DepthNetwork, path: Path) -> Parity:
 
 
 def compare(
-    model: ImageToDepth, run: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    model: ImageToDepth,
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    sizes: Sizes | None = None,
 ) -> Parity:
     """Measure how far a runtime is from torch.
 
     Args:
         model: the network in torch.
         run: takes an (H, W, 3) uint8 picture, returns what the graph gave for it.
+        sizes: those of a dynamic graph; it is compared at `Sizes.samples`.
+
+    Raises:
+        ExportError: the graph's map has another shape than torch's.
     """
-    pictures = parity_pictures(model.network.size_hw)
-    differences, shares = [], []
+    if sizes is None:
+        pictures = list(parity_pictures(model.network.size_hw))
+    else:
+        # the last two: smooth, and noise
+        pictures = [p for size_hw in sizes.samples() for p in parity_pictures(size_hw, 3)[-2:]]
+    largest, worst, means = 0.0, 0.0, []
     for picture in pictures:
         with torch.inference_mode():
             expected = model(torch.from_numpy(picture[None])).numpy()
-        difference = np.abs(run(picture).reshape(expected.shape) - expected)
-        size = np.abs(expected)
-        differences.append(difference)
-        shares.append(difference / np.maximum(size, max(PARITY_FLOOR * size.mean(), 1e-12)))
-    return Parity(
-        float(np.max(differences)), float(np.max(shares)), float(np.mean(shares)), len(pictures)
-    )
+        try:
+            found = run(picture)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            if sizes is None:
+                raise
+            raise ExportError(
+                f'at {picture.shape[1]}x{picture.shape[0]} the graph does not run '
+                f'({str(error).splitlines()[0]}); export it without --dynamic'
+            ) from error
+        if sizes is None:
+            found = found.reshape(expected.shape)
+        if found.shape != expected.shape:
+            raise ExportError(
+                f'at {picture.shape[1]}x{picture.shape[0]} the graph gives a map of shape '
+                f'{found.shape}, torch {expected.shape}; export it without --dynamic'
+            )
+        difference, size = np.abs(found - expected), np.abs(expected)
+        share = difference / np.maximum(size, max(PARITY_FLOOR * size.mean(), 1e-12))
+        largest, worst = max(largest, float(difference.max())), max(worst, float(share.max()))
+        means.append(float(share.mean()))
+    return Parity(largest, worst, float(np.mean(means)), len(pictures))

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from depth_node.model_card import InputSpec
     import onnx
 
 MIN_PICTURES = 8  # fewer do not cover the range of the activations
@@ -63,14 +64,26 @@ FORMS: Final = {
 
 
 class _Reader:
-    """Calibration pictures in the shape the quantiser asks for."""
+    """Calibration feeds in the shape the quantiser asks for."""
 
-    def __init__(self, pictures: Iterable[NDArray[np.uint8]]) -> None:
-        self._pictures: Iterator[NDArray[np.uint8]] = iter(pictures)
+    def __init__(self, feeds: Iterable[dict[str, NDArray[Any]]]) -> None:
+        self._feeds: Iterator[dict[str, NDArray[Any]]] = iter(feeds)
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        picture = next(self._pictures, None)
-        return None if picture is None else {INPUT_NAME: picture[None]}
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        return next(self._feeds, None)
+
+
+def _feeds(
+    pictures: Iterable[NDArray[np.uint8]], spec: InputSpec | None
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Turn pictures into what a graph takes."""
+    if spec is None:
+        yield from ({INPUT_NAME: picture[None]} for picture in pictures)
+        return
+    from depth_node.export.card import feeder
+
+    feed = feeder(spec)
+    yield from ({spec.name: feed(picture)} for picture in pictures)
 
 
 def quantize_onnx(
@@ -80,19 +93,21 @@ def quantize_onnx(
     *,
     precision: str = 'int8',
     float_nodes: tuple[str, ...] | None = None,
+    spec: InputSpec | None = None,
 ) -> None:
     """Write an INT8 copy of an exported network.
 
     Weights are int8 per channel. Everything after the last convolution stays float.
 
     Args:
-        source: a file of `export_onnx`.
+        source: an FP32 file.
         target: the file to write.
         pictures: (H, W, 3) uint8 RGB at the network's size, like those the robot will see.
         precision: one of `FORMS`.
         float_nodes: names of nodes to leave in float; None leaves the first `FLOAT_FIRST_CONVS`
             convolutions and the last, whose output is log depth: eight bits over its range would
             be steps of 2 %.
+        spec: the card's input; None is that of files of `export_onnx`.
 
     Raises:
         ValueError: too few pictures, or an unknown precision.
@@ -139,7 +154,7 @@ def quantize_onnx(
         quantize_static(
             str(prepared),
             str(target),
-            _Reader(pictures),
+            _Reader(_feeds(pictures, spec)),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QInt8 if form.signed else QuantType.QUInt8,
@@ -162,17 +177,24 @@ def quantize_onnx(
         raise
 
 
-def halve_onnx(source: Path, target: Path, pictures: list[NDArray[np.uint8]]) -> None:
+def halve_onnx(
+    source: Path,
+    target: Path,
+    pictures: list[NDArray[np.uint8]],
+    *,
+    spec: InputSpec | None = None,
+) -> None:
     """Write an fp16 copy of an exported network whose checkpoint is not at hand.
 
     Weights and activations are fp16 from the first convolution to the last; the picture is
     normalised and depth is made of the last map in fp32. Input and output are those of `source`.
 
     Args:
-        source: a file of `export_onnx` in fp32.
+        source: an FP32 file.
         target: the file to write.
         pictures: (H, W, 3) uint8 RGB at the network's size, on which no activation may come near
             to the largest number of fp16.
+        spec: the card's input; None is that of files of `export_onnx`.
 
     Raises:
         ExportError: no convolution, an activation too large, or a graph that TensorRT would
@@ -190,8 +212,7 @@ def halve_onnx(source: Path, target: Path, pictures: list[NDArray[np.uint8]]) ->
     onnx.save(model, str(target))
     try:
         _finish(target)
-        batches = [{INPUT_NAME: picture[None]} for picture in pictures]
-        check_peak(target, peak_activation(target, batches))
+        check_peak(target, peak_activation(target, _feeds(pictures, spec)))
         _require_tensorrt(target)
     except ExportError:
         target.unlink()

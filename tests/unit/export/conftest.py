@@ -67,16 +67,17 @@ def tiny_fp32(make_tiny, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(params=['SM86', 'SM89'])
-def rtx_plan(request) -> Callable[[Path], int]:
-    """Return a function that parses and builds a file for one GPU, and tells the plan's size.
+@pytest.fixture(scope='session')
+def rtx_plan() -> Callable[..., int]:
+    """Return a function that parses a file, builds it for Ampere and Ada, and tells its size.
 
+    One plan for both: it is refused where one of them cannot run it (test_every_network.py).
     TensorRT-RTX needs no GPU for that. What its parser refuses is a ValueError.
     """
     reason = "tensorrt-rtx-cu13 is not installed: NVIDIA's parser and builder are not run"
     trt = pytest.importorskip('tensorrt_rtx', reason=reason)
 
-    def build(path: Path) -> int:
+    def build(path: Path, profile=None, targets: tuple[str, ...] = ('SM86', 'SM89')) -> int:
         logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
         builder = trt.Builder(logger)
         network = builder.create_network(0)
@@ -85,8 +86,13 @@ def rtx_plan(request) -> Callable[[Path], int]:
             raise ValueError('; '.join(
                 parser.get_error(i).desc() for i in range(parser.num_errors)))
         config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, request.param), 0)
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            config.set_compute_capability(getattr(trt.ComputeCapability, target), index)
+        if profile is not None:
+            sizes = builder.create_optimization_profile()
+            sizes.set_shape('image', *((1, height, width, 3) for height, width in profile))
+            config.add_optimization_profile(sizes)
         plan = builder.build_serialized_network(network, config)
         return 0 if plan is None else plan.nbytes
 

@@ -15,6 +15,7 @@ import pytest
 REASON = "transformers is not installed: pip install '.[hf]'"
 torch = pytest.importorskip('torch')
 pytest.importorskip('onnxscript')
+onnx = pytest.importorskip('onnx')
 ort = pytest.importorskip('onnxruntime')
 tf = pytest.importorskip('transformers', reason=REASON)
 
@@ -79,7 +80,19 @@ def glpn():
         decoder_hidden_size=8, max_depth=10))  # fmt: skip
 
 
-def zoedepth():
+def prompt_depth_anything():
+    backbone = tf.Dinov2Config(
+        image_size=28, patch_size=14, hidden_size=24, num_hidden_layers=4, num_attention_heads=2,
+        out_features=['stage1', 'stage2', 'stage3', 'stage4'], apply_layernorm=True,
+        reshape_hidden_states=False)  # fmt: skip
+    backbone._attn_implementation = 'eager'
+    return tf.PromptDepthAnythingForDepthEstimation(tf.PromptDepthAnythingConfig(
+        backbone_config=backbone, patch_size=14, reassemble_hidden_size=24,
+        neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=8, head_hidden_size=8,
+        depth_estimation_type='metric', max_depth=1))  # fmt: skip
+
+
+def zoedepth(heads=(('nyu', 10.0),)):
     backbone = tf.BeitConfig(
         image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=4, num_attention_heads=2,
         intermediate_size=32, out_features=['stage1', 'stage2', 'stage3', 'stage4'],
@@ -88,8 +101,16 @@ def zoedepth():
     return tf.ZoeDepthForDepthEstimation(tf.ZoeDepthConfig(
         backbone_config=backbone, backbone_hidden_size=24, neck_hidden_sizes=[8, 8, 16, 16],
         fusion_hidden_size=8, bottleneck_features=8, num_relative_features=8, bin_embedding_dim=8,
-        num_attractors=[4, 2, 2, 1], bin_configurations=[
-            {'n_bins': 8, 'min_depth': 0.001, 'max_depth': 10.0, 'name': 'nyu'}]))  # fmt: skip
+        num_attractors=[4, 2, 2, 1], num_patch_transformer_layers=4,
+        patch_transformer_hidden_size=128,
+        patch_transformer_num_attention_heads=4, patch_transformer_intermediate_size=16,
+        bin_configurations=[
+            {'n_bins': 8, 'min_depth': 0.001, 'max_depth': far, 'name': name}
+            for name, far in heads]))  # fmt: skip
+
+
+def zoedepth_two_heads():
+    return zoedepth((('nyu', 10.0), ('kitti', 80.0)))
 
 
 def depth_pro():
@@ -109,11 +130,12 @@ MODELS = {
     'depth_anything_metric': (depth_anything_metric, (42, 56), 'depth', (0.001, 20.0), True),
     'dpt': (dpt, (32, 32), 'rel_inv_depth', None, False),
     'glpn': (glpn, (64, 96), 'depth', (0.001, 10.0), True),
+    'prompt_depth_anything': (prompt_depth_anything, (42, 56), 'rel_depth', None, True),
     'zoedepth': (zoedepth, (32, 48), 'depth', (0.001, 10.0), True),
+    'zoedepth_two_heads': (zoedepth_two_heads, (32, 48), 'depth', (0.001, 80.0), True),
     'depth_pro': (depth_pro, (64, 64), 'canonical_depth', (1e-4, 1e4), True),
 }  # fmt: skip
-SLOW = [pytest.param(name, marks=[] if name == 'depth_anything' else pytest.mark.sweep)
-        for name in MODELS]  # fmt: skip
+HEADS = {'zoedepth_two_heads': 'kitti'}
 
 
 def lively(model, size_hw):
@@ -150,7 +172,8 @@ def networks():
             build, size_hw, *_ = MODELS[name]
             model = lively(build(), size_hw)
             made[name] = TransformersDepth(
-                model, meaning_of(model.config.to_dict()), IMAGENET, size_hw=size_hw)
+                model, meaning_of(model.config.to_dict(), head=HEADS.get(name)), IMAGENET,
+                size_hw=size_hw)  # fmt: skip
         return made[name]
 
     return network
@@ -169,12 +192,14 @@ def exported(networks, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize('name', SLOW)
+@pytest.mark.parametrize('name', MODELS)
 def test_exported_graph_is_the_model_in_both_runtimes(networks, exported, name):
     network, path = networks(name), exported(name)
     picture = parity_pictures(network.size_hw)[1]
     mean, std = np.array(IMAGENET.mean), np.array(IMAGENET.std)
     pixels = torch.from_numpy(((picture - mean) / std).transpose(2, 0, 1)[None]).float()
+    if name == 'zoedepth_two_heads':  # its own choice would depend on the picture
+        vote_for(network.model, 1)
     with torch.inference_mode():  # transformers alone, normalised by hand
         expected = network.model(pixel_values=pixels).predicted_depth.numpy().squeeze()
     if name == 'depth_pro':
@@ -190,7 +215,7 @@ def test_exported_graph_is_the_model_in_both_runtimes(networks, exported, name):
         compiled({'image': picture[None]})['depth'][0, 0], expected, rtol=1e-3, atol=floor)
 
 
-@pytest.mark.parametrize('name', SLOW)
+@pytest.mark.parametrize('name', MODELS)
 def test_card_says_what_the_numbers_mean(networks, exported, name, tmp_path):
     network, source = networks(name), exported(name)
     path = tmp_path / 'm.onnx'
@@ -207,7 +232,7 @@ def test_card_says_what_the_numbers_mean(networks, exported, name, tmp_path):
     assert depth[0, 0] < depth[0, 1]
 
 
-@pytest.mark.parametrize('name', SLOW)
+@pytest.mark.parametrize('name', MODELS)
 def test_lint_and_parser_take_the_graph(exported, name, rtx_plan):
     path = exported(name)
     findings = lint(path, batches=parity_batches(MODELS[name][1]))
@@ -216,12 +241,53 @@ def test_lint_and_parser_take_the_graph(exported, name, rtx_plan):
     assert rtx_plan(path) > 0
 
 
-def test_fp16_of_a_transformer(networks, tmp_path):
-    network = networks('depth_anything')
-    parity = export_onnx(network, tmp_path / 'half.onnx', precision='fp16')
-    assert 1e-6 < parity.mean_rel < 0.005
-    assert lint(tmp_path / 'half.onnx', batches=parity_batches(network.size_hw)) == ()
-    assert {p.dtype for p in network.parameters()} == {torch.float32}
+def vote_for(model, head):
+    """Let the classifier of a ZoeDepth with several heads choose one, whatever it is shown."""
+    last = model.metric_head.mlp_classifier.linear2
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.nn.functional.one_hot(torch.tensor(head), 2) * 10.0)
+
+
+def test_head_that_is_asked_for_is_taken_and_the_classifier_left_out(exported):
+    model = lively(zoedepth_two_heads(), (32, 48))
+    config = model.config.to_dict()
+    pixels = torch.randn(1, 3, 32, 48)
+    found = {}
+    for index, (name, far) in enumerate((('nyu', 10.0), ('kitti', 80.0))):
+        meaning = meaning_of(config, head=name)
+        assert meaning.range_m == (0.001, far)
+        network = TransformersDepth(model, meaning, IMAGENET, size_hw=(32, 48))
+        vote_for(model, 1 - index)  # the model alone would take the other one
+        with torch.inference_mode():
+            found[name] = network(pixels)[0]
+        vote_for(model, index)
+        with torch.inference_mode():
+            torch.testing.assert_close(found[name], model(pixel_values=pixels).predicted_depth)
+    assert not torch.allclose(found['nyu'], found['kitti'], rtol=0.01)
+    graph = onnx.load(exported('zoedepth_two_heads')).graph
+    names = ' '.join(item.name for item in graph.initializer)
+    assert 'attractors.kitti' in names
+    for unused in ('patch_transformer', 'mlp_classifier', 'nyu'):
+        assert unused not in names
+
+
+def test_prompt_depth_anything_without_a_prompt_is_depth_up_to_scale_and_shift():
+    """Where the prompt adds nothing to the features, its range alone is laid over the output."""
+    model = lively(prompt_depth_anything(), (42, 56))
+    with torch.no_grad():
+        for layer in model.neck.fusion_stage.layers:
+            layer.prompt_depth_layer.convolution3.weight.zero_()
+            layer.prompt_depth_layer.convolution3.bias.zero_()
+    network = TransformersDepth(
+        model, meaning_of(model.config.to_dict()), IMAGENET, size_hw=(42, 56))
+    pixels, prompt = torch.randn(1, 3, 42, 56), torch.rand(1, 1, 6, 8) * 3 + 1
+    with torch.inference_mode():
+        raw = network(pixels)[0]
+        metric = model(pixel_values=pixels, prompt_depth=prompt).predicted_depth
+    torch.testing.assert_close(metric, raw * (prompt.max() - prompt.min()) + prompt.min())
+    assert network.output_kind == 'rel_depth'
+    assert 'without its prompt' in meaning_of(model.config.to_dict()).note
 
 
 def test_frozen_positions_are_those_of_the_model(networks):
@@ -345,15 +411,22 @@ def test_depth_pro_is_metric_for_the_cameras_focal_length():
     ('config', 'words'),
     [
         ({'model_type': 'dpt', 'backbone_config': {'model_type': 'dinov2'}}, 'give --kind depth'),
-        ({'model_type': 'prompt_depth_anything'}, 'coarse depth picture'),
         ({'model_type': 'bert'}, 'not a depth model'),
         ({'model_type': 'zoedepth', 'bin_configurations': [{'name': 'nyu'}, {'name': 'kitti'}]},
-         'heads nyu, kitti'),
+         'heads nyu, kitti.*--head nyu or --head kitti'),
     ],
 )  # fmt: skip
 def test_what_a_configuration_does_not_say_is_not_guessed(config, words):
     with pytest.raises(ExportError, match=words):
         meaning_of(config)
+
+
+def test_a_head_is_one_that_the_model_has():
+    two = {'model_type': 'zoedepth', 'bin_configurations': [{'name': 'nyu'}, {'name': 'kitti'}]}
+    with pytest.raises(ExportError, match='this ZoeDepth has nyu, kitti'):
+        meaning_of(two, head='indoor')
+    with pytest.raises(ExportError, match='a depth_anything has one head'):
+        meaning_of({'model_type': 'depth_anything'}, head='nyu')
 
 
 def test_kind_may_fill_a_gap_and_never_contradict():
@@ -377,7 +450,7 @@ def saved(tmp_path_factory) -> Path:
     return folder
 
 
-def test_folder_becomes_files_and_a_card(saved, tmp_path, capsys):
+def test_folder_becomes_files_and_a_card(saved, tmp_path, capsys, rtx_plan):
     out = tmp_path / 'dav2.onnx'
     assert main(['export', '--hf', str(saved), '--licence', 'Apache-2.0', '--out', str(out),
                  '--camera', '640x480', '--note', 'a test', '--fp16']) == 0  # fmt: skip
@@ -390,6 +463,10 @@ def test_folder_becomes_files_and_a_card(saved, tmp_path, capsys):
     assert card.provenance['source'] == 'tiny-depth-anything'
     assert card.provenance['camera_hw'] == [480, 640]
     assert str(saved.parent) not in json.dumps(card.to_dict())
+    half = card.verify_file('fp16')
+    assert 1e-6 < card.provenance['fp16']['parity_mean_rel'] < 0.005
+    assert lint(half, batches=parity_batches((56, 70))) == ()
+    assert rtx_plan(half) > 0
     network, _ = load(str(saved), camera_hw=(480, 640))
     picture = parity_pictures((56, 70))[0]
     with torch.inference_mode():
