@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import cv2
@@ -127,10 +126,10 @@ class ResizePlan:
 def network_size(spec: InputSpec, size_hw: tuple[int, int]) -> tuple[int, int]:
     """Return the network's input size for an image of `size_hw`.
 
-    A fixed network has one size.  A dynamic one takes the image's size, shrunk to the area of its
-    largest one (`keep_aspect`), or its own largest size (`stretch`, `pad`), in steps of
-    `multiple_of`.  Then each side by itself is brought within the limits: a very wide image, or
-    one with a side below the smallest, does not keep its aspect.
+    A fixed network has one size.  A dynamic one takes its largest (`stretch`, `pad`) or the
+    image's own (`keep_aspect`), in steps of `multiple_of`: both sides are shrunk alike until they
+    are within the largest size, or enlarged alike until they reach the smallest.  Only an image
+    too wide or too high for both limits at once does not keep its aspect (to half a step).
     """
     if spec.size_hw is not None:
         return spec.size_hw
@@ -138,7 +137,8 @@ def network_size(spec: InputSpec, size_hw: tuple[int, int]) -> tuple[int, int]:
     if step is None or low is None or high is None:
         raise ValueError('a dynamic input needs multiple_of, min_hw and max_hw')
     if spec.resize == 'keep_aspect':
-        share = min(1.0, math.sqrt(high[0] * high[1] / (size_hw[0] * size_hw[1])))
+        share = max(1.0, low[0] / size_hw[0], low[1] / size_hw[1])
+        share = min(share, high[0] / size_hw[0], high[1] / size_hw[1])
         wanted = size_hw[0] * share, size_hw[1] * share
     else:
         wanted = float(high[0]), float(high[1])

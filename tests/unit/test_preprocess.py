@@ -106,6 +106,33 @@ def test_dynamic_size_is_legal_and_near_the_aspect(height, width):
         assert abs(net_h / net_w - height / width) < 0.25
 
 
+@settings(max_examples=60)
+@given(height=st.integers(16, 2000), width=st.integers(16, 2000))
+def test_both_sides_are_scaled_alike_wherever_the_limits_let_them(height, width):
+    net_h, net_w = network_size(DYNAMIC, (height, width))
+    largest = min(256 / height, 320 / width)
+    smallest = max(64 / height, 64 / width)
+    if smallest > largest:  # more than 1:5 or 4:1: no size of that aspect lies between
+        assert 256 in (net_h, 4 * net_h)
+        assert net_w in (64, 320)
+        return
+    share = min(max(1.0, smallest), largest)
+    assert abs(net_h - height * share) <= 16 + 1e-6
+    assert abs(net_w - width * share) <= 16 + 1e-6
+
+
+@pytest.mark.parametrize(('size_hw', 'expected'), [
+    ((480, 640), (256, 320)),  # 240x320, in steps of 32
+    ((1080, 1920), (192, 320)),
+    ((1920, 1080), (256, 128)),  # 256x144, half a step off
+    ((96, 128), (96, 128)),  # not enlarged
+    ((40, 80), (64, 128)),  # enlarged alike until the smallest side is 64
+    ((2000, 30), (256, 64)),  # what cannot be helped
+])
+def test_dynamic_sizes_of_known_cameras(size_hw, expected):
+    assert network_size(DYNAMIC, size_hw) == expected
+
+
 @pytest.mark.parametrize('shape', [(480, 640), (480, 640, 4), (640, 480, 3)])
 def test_other_images_are_refused(shape):
     with pytest.raises(ValueError, match='480, 640, 3'):
