@@ -175,6 +175,37 @@ def test_no_column_is_overlooked(increment, roll):
         found = maker.scan(depth, mount).ranges
         tangent = (line - 15.3) / 17 if roll else (20.6 - line) / 14
         assert found.min() == pytest.approx(1.1 * math.hypot(1, tangent), rel=1e-5), line
+        # and it is seen nowhere else
+        step = math.radians(increment) or 0.05
+        bearings = (maker.scan(depth, mount).angle_min
+                    + maker.scan(depth, mount).angle_increment * np.arange(len(found)))
+        away = np.abs(bearings[np.isfinite(found)] - math.atan(tangent))
+        assert away.max() <= step + 0.6 / 14
+
+
+@pytest.mark.parametrize(('pitch', 'roll'), [(0.0, 0.0), (25.0, 0.0), (-20.0, 15.0),
+                                             (20.0, 90.0), (8.0, -170.0)])
+def test_no_pixel_in_the_band_is_overlooked(pitch, roll):
+    camera = Camera((31, 43), 24.0, 19.0, 20.6, 15.3)
+    maker = ScanMaker(camera, ScanSettings(
+        range_max_m=3.0, angle_increment_deg=1.0, min_rows=1, margin_per_m=0.0))
+    mount, turn = Mount.from_angles(HEIGHT_M, pitch, roll), camera_to_level(pitch, roll)
+    nothing = maker.scan(np.full(camera.size_hw, np.nan, np.float32), mount)
+    checked = 0
+    for v in range(31):
+        for u in range(43):
+            ahead, left, up = turn @ [(u - 20.6) / 24, (v - 15.3) / 19, 1.0]
+            depth = 1.0 / math.hypot(ahead, left)  # 1 m away horizontally
+            bearing, height = math.atan2(left, ahead), HEIGHT_M + depth * up
+            if not (0.11 < height < 0.99
+                    and nothing.angle_min < bearing < nothing.angle_max):
+                continue
+            image = np.full(camera.size_hw, np.nan, np.float32)
+            image[v, u] = depth
+            found = maker.scan(image, mount).ranges
+            assert np.nanmin(found) == pytest.approx(1.0, rel=1e-5), (v, u)
+            checked += 1
+    assert checked > 200
 
 
 def test_floor_that_seems_to_rise_needs_the_margin():
@@ -227,6 +258,56 @@ def test_a_band_that_leaves_the_view_before_range_max_is_never_free():
     box = (0.7, -0.5, -HEIGHT_M), (0.9, 0.5, -HEIGHT_M + 0.3)
     scan = ScanMaker(CAMERA, ScanSettings(range_max_m=4.0)).scan(trace(CAMERA, turn, [box]), mount)
     assert scan.ranges[len(scan.ranges) // 2] == pytest.approx(0.7, abs=0.01)
+
+
+def test_low_steps_and_hanging_bars_are_obstacles():
+    mount = Mount.from_angles(HEIGHT_M, 0.0)
+    maker = ScanMaker(CAMERA, ScanSettings(range_max_m=3.0))
+    step = (1.5, -5, -HEIGHT_M), (1.6, 5, -HEIGHT_M + 0.25)
+    bar = (1.5, -5, 0.2), (1.6, 5, 0.35)
+    for thing in (step, bar):
+        scan = maker.scan(trace(CAMERA, camera_to_level(0, 0), [thing]), mount)
+        assert scan.ranges[len(scan.ranges) // 2] == pytest.approx(1.5, abs=0.01), thing
+    above = (1.5, -5, 0.45), (1.6, 5, 0.6)
+    scan = maker.scan(trace(CAMERA, camera_to_level(0, 0), [above]), mount)
+    assert np.isposinf(scan.ranges).all()
+
+
+def test_what_stops_a_ray_before_the_band_leaves_it_unknown():
+    # above the band: a shelf hides everything below it
+    shelf = (0.9, -5, -0.45), (1.4, 5, -0.1)
+    depth = trace(CAMERA, camera_to_level(0, 0), [shelf], floor=-1.5)
+    scan = ScanMaker(CAMERA, ScanSettings(range_max_m=4.0)).scan(
+        depth, Mount.from_angles(1.5, 0.0))
+    assert np.isnan(scan.ranges).all()
+    # below it: a kerb hides everything behind it from a camera close to the floor
+    kerb = (0.3, -5, -0.1), (0.5, 5, 0.13)
+    depth = trace(CAMERA, camera_to_level(-2, 0), [kerb], floor=-0.1)
+    above = ScanSettings(min_height_m=0.3, max_height_m=1.0, range_max_m=1.2, margin_per_m=0)
+    mount = Mount.from_angles(0.1, -2.0)
+    assert np.isnan(ScanMaker(CAMERA, above).scan(depth, mount).ranges).all()
+    free = trace(CAMERA, camera_to_level(-2, 0), [], floor=-0.1)
+    assert np.isposinf(ScanMaker(CAMERA, above).scan(free, mount).ranges).all()
+
+
+def test_rays_that_leave_through_the_top_of_the_band_are_free_and_do_not_stay():
+    ceiling = (-9, -9, 0.7), (9, 9, 0.9)
+    wanted = ScanSettings(range_max_m=3.0)
+    depth = trace(CAMERA, camera_to_level(-15, 0), [ceiling])
+    scan = ScanMaker(CAMERA, wanted).scan(depth, Mount.from_angles(HEIGHT_M, -15.0))
+    assert np.isposinf(scan.ranges[5:-5]).all()
+    depth = trace(CAMERA, camera_to_level(-40, 0), [ceiling])
+    scan = ScanMaker(CAMERA, wanted).scan(depth, Mount.from_angles(HEIGHT_M, -40.0))
+    assert np.isnan(scan.ranges).all()
+    assert 'scan.range_max_m' in scan.note
+
+
+def test_depths_that_cannot_be_are_unknown_to_the_scan():
+    depth = np.full(CAMERA.size_hw, -1.5, np.float32)
+    depth[::2] = 0.0
+    scan = ScanMaker(CAMERA, ScanSettings(range_max_m=3.0)).scan(
+        depth, Mount.from_angles(HEIGHT_M, 0.0))
+    assert np.isnan(scan.ranges).all()
 
 
 def test_what_lies_behind_a_camera_that_looks_down_is_not_ahead():
@@ -344,6 +425,17 @@ def test_nearest_obstacle_is_the_near_box_and_not_the_floor(pitch, roll):
     assert math.atan2(0.1, 1.2) - 0.02 < found.bearing_rad < math.atan2(0.3, 1.2) + 0.02
     assert found.distance_m * math.cos(found.bearing_rad) == pytest.approx(1.2, abs=1e-3)
     assert 0.1 <= found.height_m <= HEIGHT_M + 0.1
+
+
+def test_what_is_above_the_band_is_not_the_nearest_obstacle():
+    board = (0.9, -5, 0.0), (1.0, 5, 0.1)  # 0.6 to 0.7 m above the floor
+    box = (1.4, -0.3, -HEIGHT_M), (1.6, 0.3, -0.2)
+    depth = trace(CAMERA, camera_to_level(0, 0), [board, box])
+    mount = Mount.from_angles(HEIGHT_M, 0.0)
+    assert NearestObstacle(CAMERA).find(depth, mount).distance_m < 0.95
+    low = BandSettings(max_height_m=0.55)
+    assert NearestObstacle(CAMERA, low).find(depth, mount).distance_m == pytest.approx(
+        1.4, abs=0.02)
 
 
 @pytest.mark.parametrize('mount', [None, Mount.from_angles(HEIGHT_M, 0.0)])
