@@ -186,6 +186,32 @@ def _read_mask(file: Path, _changed_ns: int) -> NDArray[np.bool_]:
     return np.asarray(grey == 0)
 
 
+class Scratch:
+    """Arrays that the filters work in, kept from frame to frame.
+
+    Fresh arrays of this size cost page faults, which on a busy machine take longer than the
+    arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, NDArray[Any]] = {}
+
+    def real(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the float32 array of that name, of any content."""
+        return self._array(name, shape, np.float32)
+
+    def truth(self, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return the boolean array of that name, of any content."""
+        return self._array(name, shape, np.bool_)
+
+    def _array(self, name: str, shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
+        size = math.prod(shape)
+        kept = self._kept.get(name)
+        if kept is None or kept.size < size:
+            kept = self._kept[name] = np.empty(size, kind)
+        return kept[:size].reshape(shape)
+
+
 def range_clip(depth: NDArray[np.float32], near_m: float, far_m: float) -> tuple[int, int]:
     """Mark depths outside of [near, far] as REP 117 asks: -Inf too close, +Inf out of range.
 
@@ -207,7 +233,7 @@ def range_clip(depth: NDArray[np.float32], near_m: float, far_m: float) -> tuple
 
 
 def flying_pixels(depth: NDArray[np.float32], camera: Camera, min_angle_deg: float,
-                  jump: float = 0.0) -> int:
+                  jump: float = 0.0, scratch: Scratch | None = None) -> int:
     """Remove the ramps that a network draws between two surfaces: its points hang in the air.
 
     Two tests, each can be switched off.
@@ -231,6 +257,7 @@ def flying_pixels(depth: NDArray[np.float32], camera: Camera, min_angle_deg: flo
         camera: rectified camera of this grid.
         min_angle_deg: smallest angle kept, degrees; 0 keeps all.
         jump: largest step kept, as a share; 0 keeps all.
+        scratch: arrays to work in, of the caller's last call.
 
     Returns:
         How many pixels were removed.
@@ -242,60 +269,77 @@ def flying_pixels(depth: NDArray[np.float32], camera: Camera, min_angle_deg: flo
         return 0
     if camera.size_hw != depth.shape:
         raise ValueError(f'filter: depth {depth.shape}, camera {camera.size_hw}')
+    scratch = scratch or Scratch()
     rim = RIM_PX if min(depth.shape) > 3 * RIM_PX else 0
     inner = depth[rim:depth.shape[0] - rim, rim:depth.shape[1] - rim]
-    flying = np.zeros(inner.shape, np.bool_)
+    flying = scratch.truth('flying', inner.shape)
+    flying.fill(False)
     with np.errstate(all='ignore'):
-        if min_angle_deg > 0:
-            _mark_grazing(inner, camera, math.tan(math.radians(min_angle_deg)), flying)
         if jump > 0:
-            flying |= _jumps(inner, jump)
+            _mark_jumps(inner, jump, flying, scratch)
+        if min_angle_deg > 0:
+            _mark_grazing(inner, camera, math.tan(math.radians(min_angle_deg)), flying, scratch)
     if not flying.any():
         return 0
     if rim:
         flying = cv2.copyMakeBorder(flying.view(np.uint8), rim, rim, rim, rim,
                                     cv2.BORDER_REPLICATE).view(np.bool_)
-    flying &= np.isfinite(depth)
+    flying &= np.isfinite(depth, out=scratch.truth('finite', depth.shape))
     depth[flying] = np.nan
     return int(np.count_nonzero(flying))
 
 
 def _mark_grazing(depth: NDArray[np.float32], camera: Camera, tangent: float,
-                  flying: NDArray[np.bool_]) -> None:
+                  flying: NDArray[np.bool_], scratch: Scratch) -> None:
     for first, second, focal in (
             (np.s_[:, :-1], np.s_[:, 1:], camera.fx), (np.s_[:-1], np.s_[1:], camera.fy)):
-        rise = np.asarray(cv2.absdiff(depth[second], depth[first]), np.float32)
+        rise = scratch.real('rise', depth.shape)[first]
+        np.subtract(depth[second], depth[first], out=rise)
+        np.abs(rise, out=rise)
         rise *= np.float32(focal * tangent)
-        edge = rise > np.minimum(depth[first], depth[second])
+        least = scratch.real('least', depth.shape)[first]
+        np.minimum(depth[first], depth[second], out=least)
+        edge = np.greater(rise, least, out=scratch.truth('edge', depth.shape)[first])
         flying[first] |= edge
         flying[second] |= edge
 
 
-def _jumps(depth: NDArray[np.float32], jump: float) -> NDArray[np.bool_]:
-    known = np.isfinite(depth) & (depth > 0)
-    nearness = np.reciprocal(depth)
-    if known.all():
-        nearest = farthest = nearness
-    else:
-        nearest, farthest = nearness.copy(), nearness.copy()
-        nearest[~known], farthest[~known] = 0.0, np.inf  # never the extreme of a window
-        nearness[~known] = np.nan
+def _mark_jumps(depth: NDArray[np.float32], jump: float, flying: NDArray[np.bool_],
+                scratch: Scratch) -> None:
+    shape = depth.shape
+    known = np.isfinite(depth, out=scratch.truth('known', shape))
+    known &= np.greater(depth, 0, out=scratch.truth('positive', shape))
+    nearness = np.reciprocal(depth, out=scratch.real('nearness', shape))
+    nearest = farthest = nearness
+    if not known.all():
+        unknown = ~known
+        nearest, farthest = scratch.real('nearest', shape), scratch.real('farthest', shape)
+        np.copyto(nearest, nearness)
+        np.copyto(farthest, nearness)
+        nearest[unknown], farthest[unknown] = 0.0, np.inf  # never the extreme of a window
+        nearness[unknown] = np.nan
     window = np.ones((3, 3), np.uint8)
-    lowest = np.asarray(cv2.erode(farthest, window), np.float32)
+    highest = np.asarray(cv2.dilate(nearest, window, dst=scratch.real('highest', shape)))
+    lowest = np.asarray(cv2.erode(farthest, window, dst=scratch.real('lowest', shape)),
+                        np.float32)
     lowest *= np.float32(1 + jump)
-    steps: NDArray[np.bool_] = cv2.dilate(nearest, window) > lowest
-    bent = np.zeros(depth.shape, np.bool_)
-    allowed = np.float32(_BEND_SHARE * jump) * nearness
+    steps = np.greater(highest, lowest, out=scratch.truth('steps', shape))
+    bent = scratch.truth('bent', shape)
+    bent.fill(False)
+    allowed = np.multiply(nearness, np.float32(_BEND_SHARE * jump),
+                          out=scratch.real('allowed', shape))
     for before, here, after in (
             (np.s_[:, :-2], np.s_[:, 1:-1], np.s_[:, 2:]), (np.s_[:-2], np.s_[1:-1], np.s_[2:])):
-        bend = nearness[before] + nearness[after]
+        bend = scratch.real('bend', shape)[here]
+        np.add(nearness[before], nearness[after], out=bend)
         bend -= nearness[here]
         bend -= nearness[here]
+        np.abs(bend, out=bend)
         # a comparison with NaN is False: no bend is known beside an unknown pixel
-        bent[here] |= np.abs(bend, out=bend) > allowed[here]
+        bent[here] |= np.greater(bend, allowed[here], out=scratch.truth('edge', shape)[here])
     steps &= cv2.dilate(bent.view(np.uint8), window).view(np.bool_)
     steps &= known
-    return steps
+    flying |= steps
 
 
 def speckle(depth: NDArray[np.float32], min_px: int, jump: float) -> int:
@@ -328,7 +372,7 @@ def speckle(depth: NDArray[np.float32], min_px: int, jump: float) -> int:
     return count
 
 
-def median(depth: NDArray[np.float32], size: int) -> None:
+def median(depth: NDArray[np.float32], size: int, scratch: Scratch | None = None) -> None:
     """Replace each known depth by the median of the known ones in its window, in place.
 
     Unknown pixels stay as they are and count for nothing; beyond the border the outermost pixels
@@ -337,7 +381,9 @@ def median(depth: NDArray[np.float32], size: int) -> None:
     Args:
         depth: (H, W) metres, not finite where unknown.
         size: width of the window, 3 or 5 pixels.
+        scratch: arrays to work in, of the caller's last call.
     """
+    scratch = scratch or Scratch()
     unknown = ~np.isfinite(depth)
     if not unknown.any():
         depth[:] = cv2.medianBlur(depth, size)
@@ -347,43 +393,61 @@ def median(depth: NDArray[np.float32], size: int) -> None:
     v, u = np.nonzero(touched & ~unknown)
     if v.size:
         reach = size // 2
-        padded = cv2.copyMakeBorder(depth, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
+        padded = cv2.copyMakeBorder(np.where(unknown, np.float32(np.nan), depth),
+                                    reach, reach, reach, reach, cv2.BORDER_REPLICATE)
         corner = v * padded.shape[1] + u
         flat = padded.reshape(-1)
-        window = np.stack([flat.take(corner + (dv * padded.shape[1] + du))
-                           for dv in range(size) for du in range(size)])
-        smooth[v, u] = _known_median(window)
+        window = scratch.real('window', (size * size, v.size))
+        for row, (dv, du) in enumerate(np.ndindex(size, size)):
+            # mode clip writes straight into `out`; no index is outside
+            flat[dv * padded.shape[1] + du:].take(corner, out=window[row], mode='clip')
+        smooth[v, u] = _known_median(window, scratch)
     np.copyto(depth, smooth, where=~unknown)
 
 
-def _known_median(stack: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the median along the first axis of what is finite, NaN where nothing is.
+def _known_median(stack: NDArray[np.float32], scratch: Scratch) -> NDArray[np.float32]:
+    """Return the median along the first axis of what is not NaN, NaN where all is.
 
     The stack is sorted in place by a network of exchanges: for a few values per pixel several
     times faster than np.sort along that axis.
     """
-    known = np.isfinite(stack)
-    stack[~known] = np.inf
-    high = np.empty_like(stack[0])
-    for low, up in _exchanges(len(stack)):
-        np.maximum(stack[low], stack[up], out=high)
-        np.minimum(stack[low], stack[up], out=stack[low])
-        stack[up] = high
-    count = np.count_nonzero(known, axis=0)
-    result: NDArray[np.float32]
-    if count.size and count.min() == len(stack):
-        result = 0.5 * stack[(len(stack) - 1) // 2] + 0.5 * stack[len(stack) // 2]
-        return result
-    below = np.maximum(count - 1, 0)[None] // 2
-    result = 0.5 * np.take_along_axis(stack, below, 0)[0]
-    result += 0.5 * np.take_along_axis(stack, np.minimum(count // 2, len(stack) - 1)[None], 0)[0]
-    result[count == 0] = np.nan
-    return result
+    known = np.equal(stack, stack, out=scratch.truth('known of stack', stack.shape))
+    complete = bool(known.all())
+    if not complete:
+        cv2.patchNaNs(stack.reshape(len(stack), -1), np.inf)  # sorted behind all others
+    rows, spare = list(stack), scratch.real('spare', stack.shape[1:])
+    for low, high, with_high in _exchanges(len(rows)):
+        if with_high:
+            np.maximum(rows[low], rows[high], out=spare)
+        np.minimum(rows[low], rows[high], out=rows[low])
+        if with_high:
+            rows[high], spare = spare, rows[high]
+    middle: NDArray[np.float32]
+    half_of = np.float32(0.5)  # of each before they are added: no overflow
+    if complete:
+        middle = rows[(len(rows) - 1) // 2] * half_of
+        middle += rows[len(rows) // 2] * half_of
+    else:
+        count = known.view(np.uint8).sum(0, dtype=np.uint8).reshape(-1).astype(np.intp)
+        half = len(rows) // 2 + 1
+        lower = scratch.real('lower half', (half, *stack.shape[1:]))
+        lower = np.stack(rows[:half], out=lower).reshape(-1)
+        here = np.arange(count.size)
+        middle = lower.take((np.maximum(count - 1, 0) >> 1) * count.size + here, mode='clip')
+        middle *= half_of
+        middle += lower.take((count >> 1) * count.size + here, mode='clip') * half_of
+        middle[count == 0] = np.nan
+        middle = middle.reshape(stack.shape[1:])
+    return middle
 
 
 @functools.cache
-def _exchanges(count: int) -> tuple[tuple[int, int], ...]:
-    """Return a sorting network: Batcher's merge exchange (Knuth, TAOCP 3, 5.2.2, algorithm M)."""
+def _exchanges(count: int) -> tuple[tuple[int, int, bool], ...]:
+    """Return (low, high, with_high): what sorts the lower half of `count` values.
+
+    Batcher's merge exchange (Knuth, TAOCP 3, 5.2.2, algorithm M), without the exchanges that
+    only the upper half needs; `with_high` is False where the larger value is not needed any more.
+    """
     pairs: list[tuple[int, int]] = []
     top = 1 << max(0, (count - 1).bit_length() - 1)
     p = top
@@ -395,7 +459,12 @@ def _exchanges(count: int) -> tuple[tuple[int, int], ...]:
                 break
             d, q, r = q - p, q >> 1, p
         p >>= 1
-    return tuple(pairs)
+    needed, found = set(range(count // 2 + 1)), list[tuple[int, int, bool]]()
+    for low, high in reversed(pairs):
+        if low in needed or high in needed:
+            found.append((low, high, high in needed))
+            needed |= {low, high}
+    return tuple(reversed(found))
 
 
 class TemporalFilter:
@@ -415,7 +484,7 @@ class TemporalFilter:
     changes depth by less than that noise.
     """
 
-    PICTURE_STEP = 6.0
+    PICTURE_STEP = 4.0
     REACH_PX = 4
     MOVING_SHARE = 0.25
     MAX_GAP_S = 2.0
@@ -429,6 +498,7 @@ class TemporalFilter:
             gate: relative change of depth that is followed at once.
         """
         self.mode, self.frames, self.gate = mode, frames, gate
+        self._scratch = Scratch()
         #: Share of pixels that were smoothed over more than one frame in the last call.
         self.smoothed_share = 0.0
         self.reset()
@@ -468,31 +538,41 @@ class TemporalFilter:
         if fresh:
             self._start(depth, grey)
             return
+        shape, state, count = depth.shape, self._state, self._count
+        change, part = self._scratch.real('change', shape), self._scratch.real('part', shape)
+        follow = self._scratch.truth('follow', shape)
+        unknown = np.isfinite(depth, out=self._scratch.truth('unknown', shape))
+        np.logical_not(unknown, out=unknown)
         with np.errstate(all='ignore'):
-            change = depth - self._state
+            np.subtract(depth, state, out=change)
+            np.abs(change, out=part)
+            part /= state
             # written so that NaN on either side follows
-            follow = ~(np.abs(change) <= np.float32(self.gate) * self._state)
+            np.less_equal(part, np.float32(self.gate), out=follow)
+            np.logical_not(follow, out=follow)
             if moved is not None:
                 follow |= moved
-            self._count += 1
-            np.minimum(self._count, np.float32(self.frames), out=self._count)
-            self._count[follow] = 1
-            weight = np.reciprocal(self._count)
-            known = np.isfinite(depth)
-            change *= weight
-            self._state += change
-            np.copyto(self._state, np.where(known, depth, np.nan), where=follow)
+            count += 1
+            np.minimum(count, np.float32(self.frames), out=count)
+            count[follow] = 1
+            change /= count
+            state += change
+            np.copyto(state, depth, where=follow)
+        state[unknown] = np.nan
         if grey is not None and self._grey is not None:
             grey -= self._grey
-            grey *= weight
+            grey /= count
             self._grey += grey
-        smoothed = self._state
+        smoothed = state
         if self.mode == 'median':
             self._next = (self._next + 1) % self.frames
             self._history[:, follow] = np.nan
-            self._history[self._next] = np.where(known, depth, np.nan)
-            smoothed = _known_median(self._history.copy())
-        np.copyto(depth, smoothed, where=known)
+            np.copyto(self._history[self._next], depth)
+            self._history[self._next][unknown] = np.nan
+            stack = self._scratch.real('stack', self._history.shape)
+            np.copyto(stack, self._history)
+            smoothed = _known_median(stack, self._scratch)
+        np.copyto(depth, smoothed, where=np.logical_not(unknown, out=unknown))
         self.smoothed_share = 1 - float(np.count_nonzero(follow)) / depth.size
 
     def _start(self, depth: NDArray[np.float32], grey: NDArray[np.float32] | None) -> None:
@@ -590,6 +670,7 @@ class FilterChain:
         self._settings = settings or FilterSettings()
         self._temporal: TemporalFilter | None = None
         self._masks: _Masks | None = None
+        self._scratch = Scratch()
         self.notes: tuple[str, ...] = ()
         self._make_temporal()
 
@@ -643,9 +724,10 @@ class FilterChain:
         if self._temporal is not None:
             self._temporal(depth, stamp, picture=picture, context=(camera, context))
         if settings.median:
-            median(depth, settings.median)
+            median(depth, settings.median, self._scratch)
         counts = {'flying_pixels': flying_pixels(
-            depth, camera, settings.flying_pixel_angle_deg, settings.flying_pixel_jump)}
+            depth, camera, settings.flying_pixel_angle_deg, settings.flying_pixel_jump,
+            self._scratch)}
         if settings.speckle_px:
             image = image_size_hw or camera.size_hw
             share = depth.size / (image[0] * image[1])

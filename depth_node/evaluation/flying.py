@@ -6,6 +6,7 @@ planner sees an obstacle that is not there. This module counts them against true
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 import math
 from typing import Any, Protocol
@@ -221,3 +222,111 @@ class _UnitCamera:
     fy: float = 1.0
     cx: float = 0.0
     cy: float = 0.0
+
+
+@dataclass(frozen=True)
+class RampResult:
+    """Pixels that hang between the two surfaces of a true edge, whatever the scale and shape.
+
+    Attributes:
+        near_edge: pixels of known prediction and truth near a true edge.
+        missed: of these, where the prediction shows less than half of the true step.
+        hanging: (H, W) True where the prediction draws the step and the pixel lies on neither
+            side of it.
+    """
+
+    near_edge: int
+    missed: int
+    hanging: BoolImage
+
+    @property
+    def share(self) -> float:
+        """Hanging share of the pixels at edges that the prediction draws; NaN without any."""
+        drawn = self.near_edge - self.missed
+        return float(self.hanging.sum()) / drawn if drawn else math.nan
+
+
+def hanging_at_edges(
+    depth: FloatImage,
+    true_depth: FloatImage,
+    *,
+    window_px: int = 4,
+    min_step: float = 0.1,
+    tolerance_m: float = TOLERANCE_M,
+    tolerance_share: float = TOLERANCE_SHARE,
+) -> RampResult:
+    """Find the pixels that a network leaves in the air at object borders.
+
+    A network is wrong about the shape of a room by far more than the tolerance of
+    `flying_points`; by that test nearly all of its points fly, and nothing is said about edges.
+    Here each pixel within `window_px` of a true edge (two neighbours that differ by more than
+    `min_step`) is aligned by itself: the smallest and the largest predicted depth in the window
+    of twice that half size are mapped linearly onto the smallest and the largest true one.  What
+    is then farther than max(tolerance_m, tolerance_share * d*) from every true depth d* in the
+    window hangs between the surfaces.  A border that is off by some pixels is forgiven, a ramp
+    is not.
+
+    Args:
+        depth: (H, W) predicted depth before any filter, metres; not finite = unknown.
+        true_depth: (H, W) true depth, metres, NaN or non-positive = unknown.
+        window_px: how far from an edge pixels are judged.
+        min_step: relative step of true depth that is an edge.
+        tolerance_m: metres.
+        tolerance_share: share of the true depth.
+
+    Returns:
+        Counts and the (H, W) verdict.
+
+    Raises:
+        ValueError: the images differ in size, or a window below one pixel.
+    """
+    if depth.shape != true_depth.shape or depth.ndim != 2:
+        raise ValueError(
+            f'depth is {depth.shape}, the truth {true_depth.shape}; expected two (H, W) of one '
+            'size'
+        )
+    if window_px < 1:
+        raise ValueError(f'window of {window_px} px, expected at least 1')
+    known = np.isfinite(true_depth) & (true_depth > 0)
+    truth = np.where(known, true_depth, np.nan).astype(np.float64)
+    seen = np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype(np.float64)
+
+    edge = np.zeros(truth.shape, bool)
+    for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        low = np.fmin(truth[first], truth[second])
+        steep = np.abs(truth[first] - truth[second]) > min_step * low  # False beside NaN
+        edge[first] |= steep
+        edge[second] |= steep
+
+    near_edge = np.zeros(truth.shape, bool)
+    for edge_there in _shifted(edge, window_px, fill=False):
+        near_edge |= edge_there
+    near_edge &= known & np.isfinite(seen)
+    # the wider window holds both sides of an edge that the narrower one touches
+    wide_px = 2 * window_px
+    true_low, true_high = np.full((2, *truth.shape), np.nan)
+    seen_low, seen_high = np.full((2, *truth.shape), np.nan)
+    for surface in _shifted(truth, wide_px, fill=np.nan):
+        true_low, true_high = np.fmin(true_low, surface), np.fmax(true_high, surface)
+    for surface in _shifted(seen, wide_px, fill=np.nan):
+        seen_low, seen_high = np.fmin(seen_low, surface), np.fmax(seen_high, surface)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        drawn = np.log(seen_high / seen_low) >= 0.5 * np.log(true_high / true_low)
+        share = (seen - seen_low) / (seen_high - seen_low)
+        mapped = true_low + share * (true_high - true_low)
+    supported = np.zeros(truth.shape, bool)
+    for surface in _shifted(truth, wide_px, fill=np.nan):
+        supported |= np.abs(mapped - surface) <= np.maximum(tolerance_m, tolerance_share * surface)
+    return RampResult(
+        near_edge=int(near_edge.sum()),
+        missed=int((near_edge & ~drawn).sum()),
+        hanging=near_edge & drawn & ~supported,
+    )
+
+
+def _shifted(image: NDArray[Any], reach: int, *, fill: float) -> Iterator[NDArray[Any]]:
+    """Yield the image moved by every step of the square window, `fill` beyond its border."""
+    padded = np.pad(image, reach, constant_values=fill)
+    for dv in range(2 * reach + 1):
+        for du in range(2 * reach + 1):
+            yield padded[dv : dv + image.shape[0], du : du + image.shape[1]]

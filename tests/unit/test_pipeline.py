@@ -253,3 +253,62 @@ def test_a_map_of_other_cells_than_squares_goes_through_with_filters_on():
     assert frame.removed.keys() == {'flying_pixels'}
     assert (frame.depth[:, :110] == 2.0).all()
     assert (frame.depth[:, 146:] == 5.0).all()
+
+
+def test_holes_of_all_causes_are_shared_out_without_a_pixel_too_many():
+    answer = np.full((96, 128), 2.0, np.float32)
+    answer[40:44, 10:14] = np.nan
+    answer[:, 90:] = 5.0
+    answer[60:62, 30:33] = 2.1  # an island of 6 pixels: 150 of the image
+    chain = FilterSettings(speckle_px=151, speckle_jump=0.03)
+    pipeline = DepthPipeline(KnownBackend(answer), filters=chain)
+    camera = Camera((480, 640), 500.0, 500.0, 319.5, 239.5)
+    frame = pipeline.run(picture((480, 640)), camera)
+    assert frame.removed.keys() == {'network', 'flying_pixels', 'speckle'}
+    assert sum(frame.removed.values()) == np.isnan(frame.depth).sum()
+    assert np.isnan(frame.depth[303:307, 155:160]).all()
+    pipeline.update(filters=FilterSettings(speckle_px=150, speckle_jump=0.03))
+    assert pipeline.run(picture((480, 640)), camera).removed.keys() == {'network',
+                                                                        'flying_pixels'}
+
+
+def steps(backend):
+    """Make a backend answer 2 m, 2.04 m, 2 m, ... : within the gate."""
+    values = iter(2.0 + 0.04 * (number % 2) for number in range(99))
+    backend.answer = lambda batch: np.full((96, 128), next(values), np.float32)
+    return backend
+
+
+def test_depth_is_steadied_over_frames_with_growing_stamps_only():
+    rgb = picture((96, 128))
+    pipeline = DepthPipeline(steps(KnownBackend(None)))
+    values = [float(pipeline.run(rgb, stamp=1 + 0.1 * number).depth[5, 7]) for number in range(3)]
+    assert values == pytest.approx([2.0, 2.02, 6.04 / 3], rel=1e-5)
+    pipeline.reset()
+    assert pipeline.run(rgb, stamp=1.3).depth[5, 7] == np.float32(2.04)
+    without = DepthPipeline(steps(KnownBackend(None)))
+    assert [float(without.run(rgb).depth[5, 7]) for _ in range(3)] == pytest.approx(
+        [2.0, 2.04, 2.0])
+
+
+def test_a_moving_picture_or_another_scale_is_followed_at_once():
+    pipeline = DepthPipeline(steps(KnownBackend(None)))
+    for number in range(4):
+        frame = pipeline.run(picture((96, 128), seed=number), stamp=1 + 0.1 * number)
+        assert frame.depth[5, 7] == np.float32(2.0 + 0.04 * (number % 2))
+    pipeline.update(scale=Scale('fixed', 1.01))
+    assert pipeline.run(picture((96, 128), seed=3), stamp=1.4).depth[5, 7] == pytest.approx(2.02)
+    pipeline.update(scale=Scale('fixed', 1.02))
+    frame = pipeline.run(picture((96, 128), seed=3), stamp=1.5)
+    assert frame.depth[5, 7] == pytest.approx(2.04 * 1.02)
+
+
+def test_what_the_masks_say_stands_in_the_notes(tmp_path):
+    cv2.imwrite(str(tmp_path / 'mask.png'), np.zeros((48, 64), np.uint8))
+    pipeline = DepthPipeline(
+        KnownBackend(np.full((96, 128), 2.0, np.float32)),
+        filters=FilterSettings(mask_file=str(tmp_path / 'mask.png'), roi=(10, 0, 50, 40)))
+    frame = pipeline.run(picture((96, 128)))
+    assert 'mask.png is 64x48, the image 128x96' in frame.notes[0]
+    assert frame.removed == {'outside_roi': 96 * 128 - 40 * 50}
+    assert pipeline.filters.roi == (10, 0, 50, 40)

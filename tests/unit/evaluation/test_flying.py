@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 import math
 
-from depth_node.evaluation.flying import flying_pixels_of_depth, flying_points
+from depth_node.evaluation.flying import (
+    flying_pixels_of_depth,
+    flying_points,
+    hanging_at_edges,
+)
 import numpy as np
 import pytest
 
@@ -131,3 +135,60 @@ def test_wrong_arguments_are_named():
         flying_pixels_of_depth(two_walls(), two_walls(), radius_px=-1)
     with pytest.raises(ValueError, match='resize'):
         flying_pixels_of_depth(np.ones((3, 4)), two_walls())
+
+
+def test_ramp_hangs_whatever_the_scale_and_the_shift_of_the_prediction():
+    # columns 27 to 32 are farther than 5 cm from 1 m and 6 cm from 2 m; 26 and 33 are 6.25 cm off
+    for scale, shift in ((1.0, 0.0), (2.5, 0.0), (0.4, 3.0)):
+        result = hanging_at_edges(ramp() * scale + shift, two_walls(), window_px=6)
+        hangs = np.zeros(CAMERA.size_hw, bool)
+        drawn = result.near_edge - result.missed
+        if scale != 0.4:
+            hangs[:, 26:34] = True
+            assert result.missed == 0
+            assert result.share == pytest.approx(8 / 14)  # columns 23 to 36 are within 6 of 29, 30
+        else:  # 3.4 to 3.8 m: less than half of the step
+            assert drawn == 0
+            assert math.isnan(result.share)
+        np.testing.assert_array_equal(result.hanging, hangs)
+
+
+@pytest.mark.parametrize('turned', [False, True])
+def test_window_of_an_edge_reaches_as_far_as_it_says(turned):
+    true = two_walls()
+    predicted = true.copy()
+    predicted[:, 45:50] = 1.5  # in the air, but far from the edge at 29, 30
+    predicted[:, 33] = 1.5  # 3 pixels from it
+    if turned:
+        true, predicted = true.T, predicted.T
+    near = hanging_at_edges(predicted, true, window_px=3)
+    hangs = near.hanging.T if turned else near.hanging
+    assert np.flatnonzero(hangs.all(0)).tolist() == [33]
+    assert hangs.sum() == 40
+    assert near.near_edge == 40 * 8  # columns 26 to 33
+    assert not hanging_at_edges(predicted, true, window_px=2).hanging.any()
+
+
+def test_border_that_is_off_within_the_window_does_not_hang():
+    shifted = two_walls()
+    shifted[:, 30:33] = 1.0
+    assert not hanging_at_edges(shifted, two_walls()).hanging.any()
+
+
+def test_unknown_pixels_are_no_edge_and_do_not_hang():
+    true, predicted = two_walls(), ramp()
+    true[:, 20:40] = np.nan
+    assert hanging_at_edges(predicted, true).near_edge == 0
+    true = two_walls()
+    predicted[10:20] = np.nan
+    result = hanging_at_edges(predicted, true, window_px=6)
+    assert not result.hanging[10:20].any()
+    assert result.hanging[25:, 26:34].all()
+    assert result.near_edge == 30 * 14
+
+
+def test_hanging_refuses_what_cannot_be_compared():
+    with pytest.raises(ValueError, match='one size'):
+        hanging_at_edges(np.ones((3, 4)), two_walls())
+    with pytest.raises(ValueError, match='0 px'):
+        hanging_at_edges(two_walls(), two_walls(), window_px=0)
