@@ -276,6 +276,8 @@ class ScaleTracker:
         self.problem = self._objection(estimate)
         if self.problem:
             return
+        if stamp < self._stamp - self.settings.max_age_s:
+            self.reset()  # the clock went back: another recording
         state = self._state
         if state is None or not self._agree(estimate, state, _GATE):
             self._replace(estimate, stamp, confirmations)
@@ -324,6 +326,7 @@ class ScaleTracker:
         settings = self.settings
         scale, shift = estimate.scale, estimate.shift
         if not (0 < scale < math.inf and math.isfinite(shift)
+                and (np.diag(estimate.covariance) > 0).all()
                 and np.isfinite(inverse(estimate.covariance)).all()):
             return 'the fit has no finite, positive factor'
         if not settings.relative and not settings.low <= scale <= settings.high:

@@ -197,8 +197,9 @@ def fit_affine(x: Floats, y: Floats, block: Ints, start: tuple[float, float, flo
         near = np.abs(rows @ parameters - 1)
         near = near[near < 3 * spread]
         spread = median(near) / _HALF_NORMAL if near.size else spread
+    spread = max(spread, MIN_SPREAD)
     residual = rows @ parameters - 1
-    agrees = np.abs(residual) < 3 * max(spread, MIN_SPREAD)
+    agrees = np.abs(residual) < 3 * spread
     used = int(np.count_nonzero(np.bincount(block, agrees)))
     slope = np.where(inside, (1 - reduced * reduced) * (1 - 5 * reduced * reduced), 0.0) * share
     bend = inverse((rows * slope[:, None]).T @ rows + held)

@@ -187,7 +187,8 @@ class PointsEstimator:
             ValueError: not a direction, or not a cone.
         """
         axis, place = np.asarray(direction, np.float64), np.asarray(origin, np.float64)
-        length = float(np.linalg.norm(axis)) if axis.shape == (3,) else 0.0
+        with np.errstate(over='ignore', invalid='ignore'):
+            length = float(np.linalg.norm(axis)) if axis.shape == (3,) else 0.0
         if not 0 < length < math.inf or place.shape != (3,) or not np.isfinite(place).all():
             raise ValueError(f'scale: range from {origin} towards {direction}, expected two '
                              'vectors of three finite numbers, the second not 0')
@@ -598,7 +599,8 @@ def _fit_cone(cone: _Cone, grid: _Grid, settings: PointsSettings) -> Estimate | 
     ranges = np.empty(0, np.float32)
     # The place of a sensor beside the camera is in metres and the network's depth is not yet:
     # the factor decides which pixels the cone holds, so it is found by iteration.
-    for _ in range(4):
+    ahead = float(cone.origin @ cone.direction)
+    for _ in range(6):
         depth = grid.depth * np.float32(math.exp(log_factor))
         dx, dy, dz = (depth * x - np.float32(cone.origin[0]),
                       depth * y[:, None] - np.float32(cone.origin[1]),
@@ -613,8 +615,11 @@ def _fit_cone(cone: _Cone, grid: _Grid, settings: PointsSettings) -> Estimate | 
         if ranges.size < 4:
             return ('the cone of the range lies outside of the picture, or where the network '
                     'gives no depth')
-        step = math.log(cone.distance_m / float(np.quantile(ranges, _NEAREST)))
-        log_factor += step
+        nearest = float(np.quantile(ranges, _NEAREST))
+        # along the axis it is sensor and camera together that grow with the factor
+        both = max(cone.distance_m + ahead, 1e-3) / max(nearest + ahead, 1e-3)
+        step = math.log(both)
+        log_factor = min(max(log_factor + step, -20.0), 20.0)
         if abs(step) < 1e-3 or not cone.origin.any():
             break
     # solid angle of the cone in pixels near the axis: how much of it the picture shows
