@@ -68,6 +68,7 @@ def make(tmp_path):
                             perm=[0, 3, 1, 2])
                 last = add('Mul', add('Add', last, again), constant(np.float32(0.5)))
             if begin == 'half':
+                last = add('Mul', last, constant(np.float16(1)))
                 last = add('Cast', last, to=TensorProto.FLOAT)
             if begin == 'nhwc':  # something is done before the transposition
                 last = add('Mul', last, constant(np.float32([0.9, 1.0, 1.1])))
