@@ -31,6 +31,8 @@ validation frames, for FP32 and for each file; the card keeps the figures.
 examples:
   depth-node quantize models/small.yaml --data data/frames
   depth-node quantize my.onnx --data data/frames --precisions int8,int8_trt,fp16
+
+A network of another tool: first depth-node models add net.onnx ..., then as above.
 """
 _PRECISIONS: Final = ('int8', 'int8_trt', 'fp16')
 
@@ -96,10 +98,10 @@ def run(args: argparse.Namespace) -> int:
         target = args.out or source.with_name(f'{source.stem}.{precision}.onnx')
         provenance: dict[str, Any] = {'command': portable(['depth-node', *sys.argv[1:]])}
         if precision == 'fp16':
-            halve_onnx(source, target, pictures)
+            halve_onnx(source, target, pictures, spec=card.input)
             provenance['method'] = 'typed fp16 from the first convolution to the last'
         else:
-            quantize_onnx(source, target, pictures, precision=precision)
+            quantize_onnx(source, target, pictures, precision=precision, spec=card.input)
             provenance['method'] = FORMS[precision].method
         provenance.update(calibration_frames=len(pictures), data=data.fingerprint())
         card = with_file(card, precision, target, provenance)
@@ -129,11 +131,11 @@ def _frames(data: DepthDataset, count: int, card: ModelCard) -> list[Frame]:
     from depth_node.training.augment import fit
     import numpy as np
 
-    size_hw = card.input.size_hw
-    if size_hw is None or card.input.layout != 'uint8_nhwc':
+    size_hw = card.input.size_hw or (card.check.size_hw if card.check else None)
+    if size_hw is None:
         raise CommandError(
-            f'model {card.name}: only networks of a fixed size that take uint8 '
-            'pictures can be quantised; export it with: depth-node export'
+            f'model {card.name}: a card of many sizes without reference statistics; write it '
+            'again: depth-node export --dynamic or depth-node models add'
         )
     chosen = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
     return [fit(data.read(int(index)), size_hw) for index in chosen]
@@ -148,11 +150,11 @@ def _measure(
     to run is computed by ONNX Runtime as the graph is written: that is what TensorRT must find.
     """
     import cv2
-    from depth_node.evaluation.metrics import ErrorSums, align_affine
+    from depth_node.evaluation.metrics import ErrorSums, align_affine, align_affine_depth
     from depth_node.postprocess import to_depth
     import numpy as np
 
-    scores = {}
+    kind, scores = card.output.kind, {}
     for precision in precisions:
         for name, compute in _runners(card, precision):
             errors = []
@@ -160,7 +162,8 @@ def _measure(
                 depth = to_depth(compute(frame.rgb), card.output, frame.camera)
                 at_truth = cv2.resize(depth, frame.depth.shape[::-1])
                 if not card.output.metric:
-                    at_truth = align_affine(at_truth, frame.depth).depth
+                    align = align_affine_depth if kind == 'rel_depth' else align_affine
+                    at_truth = align(at_truth, frame.depth).depth
                 errors.append(ErrorSums.of(at_truth, frame.depth).abs_rel)
             scores[f'{name} {precision}'] = round(float(np.nanmean(errors)), 4)
     return scores
@@ -171,12 +174,15 @@ def _runners(
 ) -> Iterator[tuple[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]]:
     """Give what computes a precision: (name, function from a picture to the network's map)."""
     from depth_node.backends import BackendError, open_backend
+    from depth_node.export.card import feeder
     from depth_node.postprocess import as_map
 
+    feed = feeder(card.input)
     if precision in ('fp16', 'int8_trt'):
         from depth_node.export.card import file_runner
 
-        yield 'as written', file_runner(card.precisions[precision].path, as_written=True)
+        yield 'as written', file_runner(
+            card.precisions[precision].path, as_written=True, card=card)  # fmt: skip
         return
     for name in ('onnxruntime', 'openvino') if precision == 'int8' else ('onnxruntime',):
         try:
@@ -185,4 +191,4 @@ def _runners(
             print(f'{name} {precision}: not measured: {error}', file=sys.stderr)
             continue
         with backend:
-            yield name, lambda rgb, b=backend: as_map(b.run(rgb[None])[card.output.name])
+            yield name, lambda rgb, b=backend: as_map(b.run(feed(rgb))[card.output.name])

@@ -232,7 +232,8 @@ def _halve_nodes(model: onnx.ModelProto, begin: int, end: int) -> None:
         info.name: info.type.tensor_type.elem_type
         for info in shape_inference.infer_shapes(model).graph.value_info
     }
-    types.update({o.name: o.type.tensor_type.elem_type for o in graph.output})
+    for info in (*graph.input, *graph.output):
+        types[info.name] = info.type.tensor_type.elem_type
     constants = {item.name: item for item in graph.initializer}
     nodes = list(graph.node)
     inside = nodes[begin:end]
