@@ -188,7 +188,7 @@ def test_no_column_is_overlooked(increment, roll):
 def test_no_pixel_in_the_band_is_overlooked(pitch, roll):
     camera = Camera((31, 43), 24.0, 19.0, 20.6, 15.3)
     maker = ScanMaker(camera, ScanSettings(
-        range_max_m=3.0, angle_increment_deg=1.0, min_rows=1, margin_per_m=0.0))
+        range_max_m=3.0, angle_increment_deg=5.0, min_rows=1, margin_per_m=0.0))
     mount, turn = Mount.from_angles(HEIGHT_M, pitch, roll), camera_to_level(pitch, roll)
     nothing = maker.scan(np.full(camera.size_hw, np.nan, np.float32), mount)
     checked = 0
@@ -288,6 +288,13 @@ def test_what_stops_a_ray_before_the_band_leaves_it_unknown():
     assert np.isnan(ScanMaker(CAMERA, above).scan(depth, mount).ranges).all()
     free = trace(CAMERA, camera_to_level(-2, 0), [], floor=-0.1)
     assert np.isposinf(ScanMaker(CAMERA, above).scan(free, mount).ranges).all()
+    # the floor under a band that begins higher than the camera says nothing about it
+    high = ScanSettings(min_height_m=0.3, max_height_m=1.0, range_max_m=3.0, margin_per_m=0)
+    free = trace(CAMERA, camera_to_level(0, 0), [], floor=-0.1)
+    mount = Mount.from_angles(0.1, 0.0)
+    assert np.isposinf(ScanMaker(CAMERA, high).scan(free, mount).ranges).all()
+    free[np.arange(120) < CAMERA.cy - 0.22 * CAMERA.fy] = np.nan  # rays that rise faster
+    assert np.isnan(ScanMaker(CAMERA, high).scan(free, mount).ranges).all()
 
 
 def test_rays_that_leave_through_the_top_of_the_band_are_free_and_do_not_stay():
