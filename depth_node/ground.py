@@ -257,8 +257,10 @@ def _levels(log_height: NDArray[np.float64], wanted: float) -> list[tuple[float,
 
     Highest surface first.
     """
-    low = float(log_height.min())
-    bins = np.bincount(np.minimum(((log_height - low) / _BIN).astype(np.intp), 400))
+    # what is 20 times nearer or farther than the middle would only make the histogram long
+    usual = log_height[np.abs(log_height - median(log_height)) < 3.0]
+    low = float(usual.min())
+    bins = np.bincount(((usual - low) / _BIN).astype(np.intp))
     width = 2 * round(_WINDOW / _BIN) + 1
     mass = np.convolve(bins, np.ones(width), 'same')[:len(bins)] if len(bins) >= width else (
         np.full(len(bins), float(bins.sum())))
@@ -270,7 +272,7 @@ def _levels(log_height: NDArray[np.float64], wanted: float) -> list[tuple[float,
             return sorted(found)
         # the middle of what is in the window, not of the bin
         middle = low + (top + 0.5) * _BIN
-        inside = np.abs(log_height - middle) <= _WINDOW
+        inside = np.abs(log_height - middle) <= _WINDOW + _BIN
         found.append((median(log_height[inside]), float(inside.mean())))
         # the flanks of a peak are no peaks
         mass[max(0, top - width):top + width + 1] = 0.0
