@@ -212,3 +212,21 @@ def test_words_that_do_not_go_together(tmp_path, capsys):
     assert 'go with --dynamic' in capsys.readouterr().err
     assert main(['export', '--hf', 'a/b', '--licence', 'MIT', *out, '--dynamic']) == 2
     assert 'position embeddings' in capsys.readouterr().err
+
+
+def test_int8_files_keep_the_sizes_free(card, network, tmp_path, rtx_plan):
+    from depth_node.export.card import run_file
+    from depth_node.export.quantize import quantize_onnx
+
+    pictures = list(parity_pictures((40, 56), 5)[:-1]) * 2
+    for precision in ('int8', 'int8_trt'):
+        path = tmp_path / f'{precision}.onnx'
+        quantize_onnx(card.precisions['fp32'].path, path, pictures, precision=precision,
+                      float_nodes=(), spec=card.input)  # fmt: skip
+        for size_hw in ((16, 40), (64, 32)):
+            picture = parity_pictures(size_hw)[1]
+            expected = expected_of(network, picture)
+            found = run_file(path, picture, as_written=True, card=card)
+            assert found.shape == expected.shape
+            assert 0 < np.abs(found / expected - 1).mean() < 0.3  # every layer in 8 bits
+    assert rtx_plan(tmp_path / 'int8_trt.onnx', profile_of(card.input)) > 0
