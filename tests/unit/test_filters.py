@@ -209,6 +209,15 @@ def test_unknown_neighbours_are_no_jump():
     np.testing.assert_array_equal(depth, before)
 
 
+def test_a_crease_beside_an_unknown_pixel_is_no_jump():
+    crease = 2.0 + 0.05 * np.abs(np.arange(170) - 80)  # bends, by less than a tenth per window
+    depth = np.broadcast_to(crease, CAMERA.size_hw).astype(np.float32)
+    depth[60, 80:82], depth[70, 79] = np.nan, np.inf
+    before = depth.copy()
+    assert flying_pixels(depth, CAMERA, 0.0, 0.1) == 0
+    np.testing.assert_array_equal(depth, before)
+
+
 @pytest.mark.parametrize('turn', [0, 1, 2, 3])
 def test_the_rim_of_a_map_is_not_judged_but_shares_the_verdict_beside_it(turn):
     size_hw = (120, 170) if turn % 2 == 0 else (170, 120)
@@ -435,9 +444,12 @@ def test_depth_beyond_the_gate_is_followed_and_depth_within_it_is_not():
     first = np.full((6, 9), 2.0, np.float32)
     second = first.copy()
     second[0], second[1], second[2] = 2.09, 2.11, 1.89
-    found = run_all(TemporalFilter('ema', 8, 0.05), [first, second])[1]
+    third = second * np.float32(1.01)
+    _, found, then = run_all(TemporalFilter('ema', 8, 0.05), [first, second, third])
     np.testing.assert_allclose(found[0], 2.045)
     np.testing.assert_array_equal(found[1:3], second[1:3])
+    np.testing.assert_allclose(then[0], (2.0 + second[0] + third[0]) / 3, rtol=1e-6)
+    np.testing.assert_allclose(then[1:3], (second[1:3] + third[1:3]) / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize('mode', ['ema', 'median'])
@@ -451,13 +463,13 @@ def test_an_unknown_pixel_stays_unknown_and_forgets(mode):
 
 
 @pytest.mark.parametrize('jump', ['same stamp', 'back', 'gap', 'size', 'context', 'no picture',
-                                  'reset'])
+                                  'first picture', 'reset'])
 @pytest.mark.parametrize('mode', ['ema', 'median'])
 def test_frames_that_do_not_belong_together_start_anew(mode, jump):
     depths = noisy_depths(4)
     temporal = TemporalFilter(mode, 8, 0.5)
     shown = picture()
-    run_all(temporal, depths[:3], [shown] * 3, context='a')
+    run_all(temporal, depths[:3], None if jump == 'first picture' else [shown] * 3, context='a')
     last, stamp, context = depths[3].copy(), 10.3, 'a'
     if jump in ('same stamp', 'back', 'gap'):
         stamp = {'same stamp': 10.2, 'back': 9.0, 'gap': 12.5}[jump]
