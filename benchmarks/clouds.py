@@ -161,7 +161,8 @@ def main() -> int:
 
     document = {
         'command': 'python benchmarks/clouds.py', 'image': '640x480', 'threads': 1,
-        'rounds': args.rounds, 'processor': _processor(), 'python': platform.python_version(),
+        'rounds': args.rounds, 'processor': _processor(),
+        'load_average': round(os.getloadavg()[0], 1), 'python': platform.python_version(),
         'numpy': np.__version__, 'opencv': cv2.__version__,
         'valid_share': round(float(np.isfinite(depth).mean()), 3), 'results': results}
     args.out.parent.mkdir(parents=True, exist_ok=True)
