@@ -51,6 +51,9 @@ def test_check_builds_compares_times_and_keeps_the_figures(check, tmp_path):
         for key in ('wall_ms', 'gpu_ms', 'wall_ms_without_graph', 'gpu_ms_without_graph'):
             assert row[key]['n'] == 30
             assert 0 < row[key]['min'] <= row[key]['p50'] <= row[key]['p99']
+        assert row['lent']['max_rel'] == 0
+        for key in ('wall_ms', 'results_stay_wall_ms'):
+            assert row['lent'][key]['n'] == 30
         assert row['gpu_ms']['p50'] == 1.0  # what the stand-in takes for three works and an event
     refused = {(row['backend'], row['precision']): row['reason'] for row in document['refused']}
     assert 'no int8_trt file' in refused['tensorrt', 'int8']
