@@ -44,16 +44,16 @@ def shortest_half(values: Floats) -> tuple[Floats, Floats]:
         wide; NaN and Inf for a row with fewer than two values.
     """
     ordered = np.sort(values, axis=1)  # NaN last
-    count = np.count_nonzero(ordered == ordered, axis=1)
-    # np.intp: what take_along_axis wants
-    last = np.arange(ordered.shape[1]) + (count // 2)[:, None]
-    inside = last < count[:, None]
-    high = np.take_along_axis(ordered, np.minimum(last, ordered.shape[1] - 1), 1)
-    width = np.where(inside & (count > 1)[:, None], high - ordered, np.inf)
-    first = width.argmin(axis=1)
-    row = np.arange(len(ordered))
-    middle: Floats = (ordered[row, first] + high[row, first]) / 2
-    spread: Floats = width[row, first] / (2 * _HALF_NORMAL)
+    middle, spread = np.full(len(ordered), np.nan), np.full(len(ordered), np.inf)
+    counts = np.count_nonzero(ordered == ordered, axis=1)
+    for count in np.unique(counts):  # most rows have as many values as their neighbours
+        if count > 1:
+            rows, half = np.flatnonzero(counts == count), int(count) // 2
+            low, high = ordered[rows, :count - half], ordered[rows, half:count]
+            first = (high - low).argmin(axis=1)
+            row = np.arange(len(rows))
+            low, high = low[row, first], high[row, first]
+            middle[rows], spread[rows] = (low + high) / 2, (high - low) / (2 * _HALF_NORMAL)
     return middle, spread
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+import functools
 import math
 import threading
 
@@ -474,9 +475,7 @@ class Match:
             displaced: (k, m) and at displaced ones, NaN where unknown.
             predict: from the network's value to the log of the corrected depth.
         """
-        shuffles = np.random.default_rng(0).permuted(
-            np.broadcast_to(np.arange(len(z)), (_SHUFFLES, len(z))), axis=1)
-        log_z = np.log(z)
+        shuffles, log_z = _shuffles(len(z)), np.log(z)
         with np.errstate(invalid='ignore', divide='ignore'):
             here, there = predict(x), predict(displaced)
         there[~np.isfinite(there)] = np.nan
@@ -532,6 +531,13 @@ class Match:
                 f'{100 * self.chance:.0f} % as much as with the measurements shuffled, and '
                 f'{100 * self.displaced:.0f} % as much as with them displaced; check extrinsic '
                 'and stamps, and that both see the same scene')
+
+
+@functools.lru_cache(maxsize=8)
+def _shuffles(count: int) -> Ints:
+    """Return the same shuffles each time: an estimate must not depend on chance."""
+    rng = np.random.default_rng(0)
+    return np.stack([rng.permutation(count) for _ in range(_SHUFFLES)])
 
 
 class Evidence:
