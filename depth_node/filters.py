@@ -64,8 +64,8 @@ class FilterSettings:
 
     near_m: float | None = None
     far_m: float | None = None
-    flying_pixel_angle_deg: float = 4.0
-    flying_pixel_jump: float = 0.1
+    flying_pixel_angle_deg: float = 0.0
+    flying_pixel_jump: float = 0.08
     speckle_px: int = 0
     speckle_jump: float = 0.1
     median: int = 0
@@ -557,8 +557,7 @@ class TemporalFilter:
             count[follow] = 1
             change /= count
             state += change
-            np.copyto(state, depth, where=follow)
-        state[unknown] = np.nan
+            np.copyto(state, depth, where=follow)  # an unknown pixel follows, so that it forgets
         if grey is not None and self._grey is not None:
             grey -= self._grey
             grey /= count
@@ -568,7 +567,6 @@ class TemporalFilter:
             self._next = (self._next + 1) % self.frames
             self._history[:, follow] = np.nan
             np.copyto(self._history[self._next], depth)
-            self._history[self._next][unknown] = np.nan
             stack = self._scratch.real('stack', self._history.shape)
             np.copyto(stack, self._history)
             smoothed = _known_median(stack, self._scratch)
@@ -608,7 +606,7 @@ class TemporalFilter:
 
 @dataclass
 class _Masks:
-    """What settings alone exclude from images of one size: disjoint, in order of the reasons."""
+    """What settings alone exclude from images of one size, in order of the reasons."""
 
     size_hw: tuple[int, int]
     parts: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -619,26 +617,18 @@ class _Masks:
         """Draw the region, the polygons and the mask file for one image size."""
         height, width = size_hw
         found = cls(size_hw)
-        taken = np.zeros(size_hw, np.bool_)
-
-        def take(reason: str, mask: NDArray[np.bool_]) -> None:
-            mask &= ~taken
-            if mask.any():
-                found.parts[reason] = mask
-                np.logical_or(taken, mask, out=taken)
-
         if settings.roi is not None:
             u0, v0, roi_w, roi_h = settings.roi
             outside = np.ones(size_hw, np.bool_)
             outside[v0:v0 + (roi_h or height), u0:u0 + (roi_w or width)] = False
-            take('outside_roi', outside)
+            found.parts['outside_roi'] = outside
         if settings.ignore:
             drawn = np.zeros(size_hw, np.uint8)
             for polygon in settings.ignore:
                 # fixed point: sixteenths of a pixel
                 corners = np.rint(np.asarray(polygon) * 16).astype(np.int32)
                 cv2.fillPoly(drawn, [corners], 1, shift=4)
-            take('ignore_polygon', drawn.astype(np.bool_))
+            found.parts['ignore_polygon'] = drawn.astype(np.bool_)
         if settings.mask_file:
             problem = ''
             try:
@@ -647,7 +637,7 @@ class _Masks:
                 problem = str(error)
             else:
                 if mask.shape == size_hw:
-                    take('mask', mask.copy())
+                    found.parts['mask'] = mask
                 else:
                     problem = (
                         f'mask {settings.mask_file} is {mask.shape[1]}x{mask.shape[0]}, the image '

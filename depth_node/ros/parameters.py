@@ -340,14 +340,14 @@ class FilterParameters:
     far_m: float = _parameter(
         0.0, 'Depths above become +Inf (out of range, REP 117; NaN in the cloud); 0 takes the '
         "upper end of the model card's range.", when=LIVE, unit='m', low=0.0, high=1000.0)
-    flying_pixel_angle_deg: float = _parameter(
-        4.0, 'Pixels on a surface seen at a smaller angle than this become unknown (NaN): most '
-        'hang in the air between two objects. A floor is kept up to camera height / tan(angle). '
-        '0 switches this test off.', when=LIVE, unit='deg', low=0.0, high=44.0)
     flying_pixel_jump: float = _parameter(
-        0.1, 'Pixels beside a step of depth larger than this share become unknown, unless the '
-        'step is the slope of a plane: what hangs between two objects goes, a floor stays. '
+        0.08, 'Pixels beside a step of depth larger than this share become unknown (NaN), unless '
+        'the step is the slope of a plane: what hangs between two objects goes, a floor stays. '
         '0 switches this test off.', when=LIVE, low=0.0, high=1.0)
+    flying_pixel_angle_deg: float = _parameter(
+        0.0, 'Pixels on a surface seen at a smaller angle than this become unknown as well: ramps '
+        'too wide for the test before, and the floor beyond camera height / tan(angle). 0 is off.',
+        when=LIVE, unit='deg', low=0.0, high=44.0)
     speckle_px: int = _parameter(
         0, 'Connected patches of fewer image pixels than this become unknown; 0 is off.',
         when=LIVE, unit='px', low=0, high=1000000)

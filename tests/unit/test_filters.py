@@ -422,7 +422,7 @@ def test_what_moves_in_the_picture_is_followed_at_once_and_the_rest_stays_calm()
     found = run_all(temporal, depths, shown)
     same = found[5] == depths[5]
     reach = TemporalFilter.REACH_PX
-    assert same[20:26, 30:36].all()
+    assert same[20 - reach:26 + reach, 30 - reach:36 + reach].all()
     far = np.ones(same.shape, bool)
     far[20 - reach - 1:26 + reach + 1, 30 - reach - 1:36 + reach + 1] = False
     assert same[far].mean() < 0.02
@@ -438,6 +438,17 @@ def test_a_camera_that_moves_has_no_lag_where_depth_alone_would_hide_it():
     for index in range(1, 10):
         np.testing.assert_array_equal(found[index], depths[index])
         assert (blind[index] > depths[index]).all()  # each step of 0.5 % is within the gate
+
+
+def test_motion_that_creeps_is_seen_against_the_picture_of_the_mean():
+    shown = [np.full((48, 70, 3), 100 + 2 * index, np.uint8) for index in range(8)]
+    temporal = TemporalFilter('ema', 8, 0.5)
+    smoothed = []
+    for index, depth in enumerate(noisy_depths(8)):
+        temporal(depth, 1 + index / 10, picture=shown[index])
+        smoothed.append(temporal.smoothed_share)
+    # two grey levels per frame, against the mean of all before: 2, 3, 4, and then 5
+    assert smoothed == [0, 1, 1, 1, 0, 1, 1, 1]
 
 
 def test_depth_beyond_the_gate_is_followed_and_depth_within_it_is_not():
@@ -554,6 +565,20 @@ def test_a_mask_of_another_size_or_none_is_not_applied_and_says_so(tmp_path):
     assert 'No such file' in chain.notes[0]
 
 
+def test_masks_follow_the_settings_and_are_not_read_again_for_every_frame(tmp_path):
+    file = tmp_path / 'mask.png'
+    cv2.imwrite(str(file), np.zeros((30, 50), np.uint8))
+    chain = FilterChain(FilterSettings(mask_file=str(file)))
+    assert chain.on_image(np.ones((30, 50), np.float32)) == {'mask': 1500}
+    file.unlink()
+    chain.update(FilterSettings(mask_file=str(file)))
+    assert chain.on_image(np.ones((30, 50), np.float32)) == {'mask': 1500}
+    chain.update(FilterSettings(roi=(0, 0, 40, 30)))
+    assert chain.on_image(np.ones((30, 50), np.float32)) == {'outside_roi': 300}
+    chain.update(FilterSettings())
+    assert chain.on_image(np.ones((30, 50), np.float32)) == {}
+
+
 def test_mask_files_that_are_none_are_refused(tmp_path):
     (tmp_path / 'text.png').write_text('no picture')
     (tmp_path / 'empty.png').write_bytes(b'')
@@ -611,6 +636,9 @@ def test_sky_is_out_of_range_but_what_is_masked_stays_unknown():
     expected[:10], expected[:, :4], expected[:, 25:] = np.inf, np.nan, np.nan
     np.testing.assert_array_equal(depth, expected)
     assert counts == {'too_near': 1, 'sky': 298, 'outside_image': 40, 'outside_roi': 50}
+    lost = np.full((20, 30), np.nan, np.float32)
+    assert chain.on_image(lost, sky=sky) == {}
+    assert np.isposinf(lost[:10, :25]).all()
 
 
 def test_speckle_is_given_in_pixels_of_the_image():
