@@ -37,7 +37,7 @@ class OnnxBackend:
         """Run the network once; see `Backend.run`."""
         if is_on_device(batch):
             raise BackendError(f'input is on the GPU, backend {self.name} takes arrays in host '
-                               'memory: hand over tensor.cpu().numpy(), or use backend tensorrt')
+                               'memory: hand over tensor.cpu().numpy(), or use one on the GPU')
         return self._infer(self._checked(batch))
 
     def close(self) -> None:

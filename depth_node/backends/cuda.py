@@ -350,12 +350,20 @@ class Cuda:
         """Enqueue a copy within device memory."""
         self._call('cudaMemcpyAsync', to, source, nbytes, _DEVICE_TO_DEVICE, stream)
 
-    def device_of(self, address: int) -> int | None:
-        """Return the number of the GPU whose memory an address is in; None: of none."""
+    def require_own(self, address: int) -> None:
+        """Refuse an address that is not in the memory of this GPU.
+
+        Raises:
+            BackendError: naming where it is.
+        """
         attributes = (ctypes.c_int * (_POINTER_BYTES // ctypes.sizeof(ctypes.c_int)))()
         self._call('cudaPointerGetAttributes', attributes, address)
         kind, device = attributes[0], attributes[1]
-        return int(device) if kind in (_MEMORY_OF_DEVICE, _MEMORY_MANAGED) else None
+        if kind not in (_MEMORY_OF_DEVICE, _MEMORY_MANAGED):
+            raise BackendError('input has an address that is not in the memory of a GPU')
+        if device != 0:
+            raise BackendError(f'input is on GPU {device}, this backend on GPU 0: hand over '
+                               "tensor.to('cuda:0')")
 
     # --- streams and events
 

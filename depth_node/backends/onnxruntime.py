@@ -16,6 +16,7 @@ from depth_node.backends._base import (
     require_outputs,
     same_buffer,
 )
+from depth_node.backends.cuda import Cuda
 from depth_node.backends.engine_cache import default_cache_dir
 from depth_node.backends.tensorrt_build import DEFAULT_MEMORY_MIB, profile_of
 from depth_node.model_card import ModelCard
@@ -122,8 +123,43 @@ class OnnxRuntimeBackend(OnnxBackend):
         require_outputs(self._names, list(outputs))
         self._binding: Any = None
         self._batch: NDArray[Any] | None = None
+        self._gpu: Cuda | None = None  # for pictures in its memory
         self._shape: tuple[int, ...] = ()
         self._outputs: dict[str, NDArray[np.float32]] = {}
+
+    def run(self, batch: Any) -> dict[str, NDArray[np.float32]]:
+        """Run the network once; see `Backend.run`.
+
+        Args:
+            batch: an array; on a GPU also a contiguous picture in the memory of the first one,
+                of the same shape and type: a torch tensor, or anything with
+                `__cuda_array_interface__`. The host waits for what its owner enqueued.
+        """
+        if self.name == 'onnxruntime' or not cuda.is_on_device(batch):
+            return super().run(batch)
+        picture = cuda.lent(batch)
+        self._check(picture.shape, picture.dtype)
+        if self._gpu is None:
+            self._gpu = Cuda.open()
+        self._gpu.require_own(picture.address)
+        if picture.stream is not None:
+            # ONNX Runtime works on a stream of its own, which knows nothing of the owner's
+            if picture.stream < 0:
+                self._gpu.synchronize()
+            else:
+                self._gpu.stream_synchronize(picture.stream)
+        try:
+            if picture.shape != self._shape:  # a first run tells the shapes of the outputs
+                self._first_of_its_shape(np.zeros(picture.shape, picture.dtype))
+            self._binding.bind_input(self.card.input.name, 'cuda', 0, picture.dtype,
+                                     picture.shape, picture.address)
+            self._batch = None
+            self._session.run_with_iobinding(self._binding)
+        except BackendError:
+            raise
+        except Exception as error:  # as in `_infer`
+            raise BackendError(f'onnxruntime: {error}') from error
+        return self._outputs
 
     def _infer(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         try:
@@ -162,6 +198,8 @@ class OnnxRuntimeBackend(OnnxBackend):
     def _release(self) -> None:
         self._outputs = {}
         self._binding = self._batch = self._session = None
+        if self._gpu is not None:
+            self._gpu.close()
 
 
 def _providers(

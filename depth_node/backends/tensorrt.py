@@ -364,12 +364,7 @@ class TensorRTBackend(OnnxBackend):
         self._drop_graph()
         self._runs, self._way = 0, None
         if way.lent:
-            device = self._gpu.device_of(way.lent)
-            if device != 0:
-                raise BackendError(
-                    'input has an address that is not in the memory of a GPU' if device is None
-                    else f"input is on GPU {device}, this backend on GPU 0: hand over "
-                    "tensor.to('cuda:0')")
+            self._gpu.require_own(way.lent)
         picture = next(each for each in self._tensors if each.is_input)
         address = way.lent if way.in_place else picture.device
         if not self._context.set_tensor_address(picture.name, address):

@@ -514,8 +514,8 @@ def test_every_call_that_can_fail_with_a_lent_picture(tensorrt, tiny_card, owner
 def test_other_backends_say_that_they_take_host_memory(tensorrt, tiny_card, owner):
     pytest.importorskip('onnxruntime')
     with tensorrt.open(tiny_card(), 'fp32', 'onnxruntime') as backend:
-        with pytest.raises(BackendError, match=r'tensor\.cpu\(\)\.numpy\(\), or use backend '
-                                               'tensorrt'):
+        with pytest.raises(BackendError, match=r'tensor\.cpu\(\)\.numpy\(\), or use '
+                                               'one on the GPU'):
             backend.run(OnGpu(owner, picture()))
         np.testing.assert_allclose(backend.run(picture())['depth'][0, 0], expected(picture()),
                                    rtol=1e-5)
