@@ -258,7 +258,7 @@ def summary(manifest: dict[str, Any]) -> dict[str, Any]:
         'train_s': manifest.get('train_s'),
         'steps': manifest.get('steps'),
         'pictures_seen': manifest.get('pictures_seen'),
-        'data': manifest['data']['train'],
+        'data': manifest['data'].get('train'),  # not in manifests of the first version
         'network': config['network'],
         'objective': config['objective'],
         'optim': config['optim'],

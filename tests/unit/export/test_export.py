@@ -168,3 +168,15 @@ def test_a_broken_int8_file_gets_no_card(exported, network, tmp_path):
     onnx.save(other, tmp_path / 'other.onnx')
     with pytest.raises(ExportError, match='off by'):
         with_file(card_of(exported, network), 'int8', tmp_path / 'other.onnx', {})
+
+
+def test_run_whose_manifest_does_not_name_its_training_split_can_be_exported():
+    from depth_node.cli.export import summary
+
+    manifest = {'config': {'network': {'name': 'small'}, 'objective': {}, 'optim': {},
+                           'data': {'batch_size': 8}, 'run': {'seed': 1}},
+                'data': {'frames': {}}, 'start': {'kind': 'scratch'}, 'steps': 7}  # fmt: skip
+    assert 'data' not in summary(manifest)
+    manifest['data']['train'] = {'frames': 3}
+    assert summary(manifest)['data'] == {'frames': 3}
+    assert summary(manifest)['steps'] == 7
