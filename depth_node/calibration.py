@@ -9,14 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 import math
+from typing import TYPE_CHECKING
 
 import cv2
 from depth_node.camera import Camera
-from depth_node.scale import Scale
+from depth_node.filters import FilterSettings
+from depth_node.model_card import ModelCard
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from depth_node.pipeline import DepthFrame
+
 METHODS = ('distance', 'chessboard', 'tag')
+# What the pipeline of a calibration filters.  No range: the card's limits are metres after the
+# correction, and may cut off a reference that the factor brings back.  No mean over time: each
+# picture has to speak for itself.
+FILTERS = FilterSettings(near_m=0.0, far_m=math.inf, temporal='off')
 TAG_FAMILIES = {'tag36h11': 'DICT_APRILTAG_36h11', 'tag25h9': 'DICT_APRILTAG_25h9',
                 'tag16h5': 'DICT_APRILTAG_16h5', 'aruco4x4': 'DICT_4X4_50',
                 'aruco6x6': 'DICT_6X6_250'}
@@ -26,6 +35,9 @@ LOW, HIGH = 0.05, 20.0
 MAX_SPREAD = 0.15
 _MIN_PIXELS = 20
 _MIN_REACH = 1.5  # largest over smallest true distance, from which on a shift can be told apart
+_MIN_FOR_SHIFT = 4  # samples; a line through two of three says nothing about the third
+_MOST_PAIRS = 2000
+_FOLDS = 10
 
 
 class CalibrationError(ValueError):
@@ -73,8 +85,12 @@ class Result:
     Attributes:
         scale: factor.
         shift: metres.
-        uncertainty: relative standard uncertainty of corrected depth within the distances seen.
-        reach_m: smallest and largest true distance of the samples.
+        spread: relative, robust standard deviation of the corrected depth from the truth, over
+            what was compared (between the samples and inside of them; with a shift between
+            samples that it was not fitted to).  Not known from it: an error that all samples
+            share, the tape measure's say, and other places.
+        reach_m: smallest and largest true distance of the samples; None where a sensor's factors
+            were averaged.
         residuals: relative error of every sample after the correction.
         before: median absolute relative error of the samples without the correction.
         notes: what the user should know.
@@ -82,8 +98,8 @@ class Result:
 
     scale: float
     shift: float
-    uncertainty: float
-    reach_m: tuple[float, float]
+    spread: float
+    reach_m: tuple[float, float] | None
     residuals: tuple[float, ...]
     before: float
     notes: tuple[str, ...] = ()
@@ -96,13 +112,12 @@ def known_distance(camera: Camera, distance_m: float,
     Args:
         camera: rectified camera of the picture.
         distance_m: from the lens to the thing seen at `at`, as the tape runs (ray length).
-        at: its pixel (u, v); None is the middle of the picture.
+        at: its pixel (u, v) of the rectified picture; None is its middle.
 
     Raises:
         CalibrationError: a distance that is not positive, or a pixel outside of the picture.
     """
-    if not (math.isfinite(distance_m) and distance_m > 0):
-        raise CalibrationError(f'distance {distance_m} m, expected more than 0')
+    _check_distance(distance_m)
     height, width = camera.size_hw
     u, v = at if at is not None else ((width - 1) / 2, (height - 1) / 2)
     if not (0 <= u < width and 0 <= v < height):
@@ -119,9 +134,28 @@ def known_distance(camera: Camera, distance_m: float,
                      f'{distance_m:g} m to the thing at pixel ({u:.0f}, {v:.0f})')
 
 
+def rectified_pixel(camera: Camera, at: tuple[float, float]) -> tuple[float, float]:
+    """Return where the rectified picture shows what a camera's own picture shows at a pixel.
+
+    Args:
+        camera: of the picture as it was taken.
+        at: pixel (u, v) of that picture.
+    """
+    if not camera.is_distorted:
+        return at
+    undistort = (cv2.fisheye.undistortPoints if camera.distortion_model == 'equidistant'
+                 else cv2.undistortPoints)
+    moved = undistort(np.array([[at]], np.float64), camera.K, np.asarray(camera.D, np.float64),
+                      R=np.asarray(camera.R, np.float64).reshape(3, 3), P=camera.rectified().K)
+    return float(moved[0, 0, 0]), float(moved[0, 0, 1])
+
+
 def chessboard(rgb: NDArray[np.uint8], camera: Camera, corners_wh: tuple[int, int],
                square_m: float) -> Reference | None:
     """Return the reference of a chessboard, None where it is not seen.
+
+    All of its inner corners must be inside of the picture.  It may stand on its head or be
+    mirrored: its plane is the same.
 
     Args:
         rgb: (H, W, 3) rectified picture.
@@ -130,13 +164,10 @@ def chessboard(rgb: NDArray[np.uint8], camera: Camera, corners_wh: tuple[int, in
         square_m: side of a square, metres.
 
     Raises:
-        CalibrationError: a board that cannot be.
+        CalibrationError: a board that cannot be, or that is seen too small or too obliquely.
     """
     columns, rows = corners_wh
-    if min(corners_wh) < 3 or columns == rows or not square_m > 0:
-        raise CalibrationError(
-            f'chessboard of {columns}x{rows} inner corners, squares of {square_m} m: expected at '
-            'least 3, different numbers both ways (9x6, say), and a positive size in metres')
+    _check_board(corners_wh, square_m)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     found, corners = cv2.findChessboardCornersSB(grey, (columns, rows))
     if not found:
@@ -161,17 +192,10 @@ def tag(rgb: NDArray[np.uint8], camera: Camera, size_m: float,
         family: one of `TAG_FAMILIES`.
 
     Raises:
-        CalibrationError: an unknown family, a size that is not positive, or an OpenCV without
-            the module aruco.
+        CalibrationError: an unknown family, a size that is not positive, an OpenCV without the
+            module aruco, or a tag that is seen too small or too obliquely.
     """
-    if family not in TAG_FAMILIES:
-        raise CalibrationError(f'tag family {family!r}, expected one of '
-                               f'{", ".join(TAG_FAMILIES)}')
-    if not (math.isfinite(size_m) and size_m > 0):
-        raise CalibrationError(f'tag of {size_m} m, expected the side of its black square, > 0')
-    if not hasattr(cv2, 'aruco'):
-        raise CalibrationError(f'OpenCV {cv2.__version__} here has no module aruco, which finds '
-                               'tags; use the method distance or chessboard')
+    _check_tag(size_m, family)
     dictionary = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, TAG_FAMILIES[family]))
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     if hasattr(cv2.aruco, 'ArucoDetector'):
@@ -193,15 +217,51 @@ def tag(rgb: NDArray[np.uint8], camera: Camera, size_m: float,
                             f'{family} number {int(np.ravel(numbers)[best])}, {size_m:g} m')
 
 
+def _check_distance(distance_m: float) -> None:
+    if not (math.isfinite(distance_m) and distance_m > 0):
+        raise CalibrationError(f'distance {distance_m} m, expected more than 0')
+
+
+def _check_board(corners_wh: tuple[int, int], square_m: float) -> None:
+    if min(corners_wh) < 3 or not (math.isfinite(square_m) and square_m > 0):
+        raise CalibrationError(
+            f'chessboard of {corners_wh[0]}x{corners_wh[1]} inner corners, squares of {square_m} '
+            'm: expected at least 3 corners both ways, and a positive size in metres')
+
+
+def _check_tag(size_m: float, family: str) -> None:
+    if family not in TAG_FAMILIES:
+        raise CalibrationError(f'tag family {family!r}, expected one of '
+                               f'{", ".join(TAG_FAMILIES)}')
+    if not (math.isfinite(size_m) and size_m > 0):
+        raise CalibrationError(f'tag of {size_m} m, expected the side of its black square, > 0')
+    if not hasattr(cv2, 'aruco'):
+        raise CalibrationError(f'OpenCV {cv2.__version__} here has no module aruco, which finds '
+                               'tags; use the method distance or chessboard')
+
+
+def check_model(card: ModelCard) -> None:
+    """Refuse a network whose depth no fixed factor turns into metres.
+
+    Raises:
+        CalibrationError: its output is relative.
+    """
+    if not card.output.metric:
+        raise CalibrationError(
+            f'model {card.name} knows depth only up to a scale and a shift that change from '
+            f'picture to picture ({card.output.kind}): what one picture tells does not hold for '
+            'the next; use scale.source points or ground, or a metric model')
+
+
 def _plane_reference(method: str, camera: Camera, grid: NDArray[np.float32],
                      corners: NDArray[np.float32], outer: NDArray[np.float32],
-                     words: str) -> Reference | None:
-    """Return the depth of a plane through corners of known place on it; None where none fits."""
+                     words: str) -> Reference:
+    """Return the depth of a plane through corners of known place on it."""
     pinhole = camera.rectified()
     solved, turn, place = cv2.solvePnP(grid, corners.astype(np.float32), pinhole.K, None,
                                        flags=cv2.SOLVEPNP_IPPE)
     if not solved:
-        return None
+        raise CalibrationError(f'{words}: no plane fits its corners; look at it less obliquely')
     rotation, _ = cv2.Rodrigues(turn)
     normal = rotation[:, 2]
     offset = float(normal @ place[:, 0])
@@ -219,23 +279,11 @@ def _plane_reference(method: str, camera: Camera, grid: NDArray[np.float32],
     with np.errstate(divide='ignore', invalid='ignore'):
         depth = (offset / slope).astype(np.float32)
     depth[(inside == 0) | ~(depth > 0)] = np.nan
-    if not np.isfinite(depth).any():
-        return None
+    if np.count_nonzero(np.isfinite(depth)) < _MIN_PIXELS:
+        raise CalibrationError(f'{words}: seen, but too small or too obliquely to compare; go '
+                               'nearer')
     return Reference(method, depth, outline.astype(np.float32),
                      f'{words}, {float(np.nanmedian(depth)):.3f} m away')
-
-
-def uncorrected(depth: NDArray[np.float32], scale: Scale) -> NDArray[np.float32]:
-    """Return the network's own depth from depth that a scale was applied to.
-
-    Args:
-        depth: metres, not finite where unknown.
-        scale: what was applied.
-    """
-    with np.errstate(divide='ignore', invalid='ignore'):
-        if scale.space == 'inv_depth':
-            return np.asarray(scale.scale / (1 / depth - scale.shift), np.float32)
-        return np.asarray((depth - scale.shift) / scale.scale, np.float32)
 
 
 def compare(depth: NDArray[np.float32], reference: Reference) -> Sample:
@@ -268,13 +316,14 @@ def fit(samples: Sequence[Sample], *, shift: bool | None = None) -> Result:
     """Fit scale, and shift where the samples can tell it, to samples.
 
     The factor is the median of truth / prediction.  With a shift, depth = scale * prediction +
-    shift is fitted to relative errors by iteratively reweighted least squares (Huber's weights,
-    tuned to 95 % efficiency).
+    shift is the line through two samples of the least median relative error (Rousseeuw, Least
+    median of squares regression, JASA 1984: up to half of the samples may be wrong), refined by
+    least squares over the samples that agree with it.
 
     Args:
         samples: at least one.
         shift: True asks for a shift, False forbids it, None takes it where the distances differ
-            by half at least and it halves the error.
+            by half at least and it halves the error at samples that it was not fitted to.
 
     Raises:
         CalibrationError: no samples, samples that contradict each other, or a factor that no
@@ -284,56 +333,116 @@ def fit(samples: Sequence[Sample], *, shift: bool | None = None) -> Result:
         raise CalibrationError('nothing to calibrate with: no picture showed the reference')
     predicted = np.array([item.predicted_m for item in samples], np.float64)
     true = np.array([item.true_m for item in samples], np.float64)
-    logs = np.log(true / predicted)
-    scale, moved = math.exp(float(np.median(logs))), 0.0
+    scale, moved = math.exp(float(np.median(np.log(true / predicted)))), 0.0
     residuals = scale * predicted / true - 1
+    between = 1.4826 * float(np.median(np.abs(residuals - np.median(residuals))))
     reach = float(true.max() / true.min())
     notes: list[str] = []
-    if shift is not False and len(samples) >= 3 and reach >= _MIN_REACH:
-        wider = _with_shift(predicted, true)
-        after = wider[0] * predicted / true + wider[1] / true - 1
-        better = np.median(np.abs(after)) < 0.5 * np.median(np.abs(residuals))
-        if wider[0] > 0 and (shift or better):
-            (scale, moved), residuals = wider, after
+    if shift is not False and len(samples) >= _MIN_FOR_SHIFT and reach >= _MIN_REACH:
+        line, unseen = _line(predicted, true), _unseen_errors(predicted, true)
+        if line is not None and (shift or np.median(unseen) < 0.5 * np.median(
+                np.abs(residuals))):
+            scale, moved = line
+            residuals = scale * predicted / true + moved / true - 1
+            between = 1.4826 * float(np.median(unseen))
     elif shift:
         raise CalibrationError(
-            f'a shift needs 3 samples at distances that differ by half at least; here are '
-            f'{len(samples)} from {true.min():.2f} to {true.max():.2f} m')
-    if not LOW <= scale <= HIGH:
+            f'a shift needs {_MIN_FOR_SHIFT} samples at distances that differ by half at least; '
+            f'here are {len(samples)} from {true.min():.2f} to {true.max():.2f} m')
+    _check_factor(scale)
+    if not between <= MAX_SPREAD:
         raise CalibrationError(
-            f'the factor would be {scale:.3g}, expected {LOW:g} to {HIGH:g}: is the size or the '
-            'distance given in metres, and does the camera have the right intrinsics?')
-    spread = 1.4826 * float(np.median(np.abs(residuals - np.median(residuals))))
-    if spread > MAX_SPREAD:
-        raise CalibrationError(
-            f'the pictures contradict each other: they differ by {spread:.0%} (robust standard '
+            f'the pictures contradict each other: they differ by {between:.0%} (robust standard '
             f'deviation), expected at most {MAX_SPREAD:.0%}; is the reference the same in all of '
             'them, and does it fill enough of the picture?')
-    inner = float(np.median([item.spread for item in samples]))
     # repeated pictures of one place share the network's error there: no division by their number
-    uncertainty = math.hypot(spread, inner)
+    spread = math.hypot(between, float(np.median([item.spread for item in samples])))
     if len(samples) < 3:
         notes.append('fewer than 3 pictures: nothing tells how far they can be trusted')
     if reach < _MIN_REACH:
         notes.append(f'all samples lie near {np.median(true):.2f} m: elsewhere the scale may '
                      'differ')
-    return Result(scale, moved, uncertainty, (float(true.min()), float(true.max())),
+    if moved < 0:
+        notes.append(f'with this shift nothing nearer than {-moved / scale:.2f} m by the network '
+                     'has a depth')
+    return Result(scale, moved, spread, (float(true.min()), float(true.max())),
                   tuple(float(item) for item in residuals),
                   float(np.median(np.abs(predicted / true - 1))), tuple(notes))
 
 
-def _with_shift(predicted: NDArray[np.float64], true: NDArray[np.float64]
-                ) -> tuple[float, float]:
-    rows = np.stack([predicted / true, 1 / true], axis=1)  # relative errors
-    weights = np.ones(len(true))
-    solution = np.zeros(2)
-    for _ in range(20):
-        root = np.sqrt(weights)
-        solution = np.linalg.lstsq(rows * root[:, None], root, rcond=None)[0]
-        errors = np.abs(rows @ solution - 1)
-        width = 1.345 * max(1.4826 * float(np.median(errors)), 1e-6)
-        weights = np.minimum(1.0, width / np.maximum(errors, 1e-12))
-    return float(solution[0]), float(solution[1])
+def average(factors: Sequence[float], uncertainties: Sequence[float]) -> Result:
+    """Return the factor that a sensor found again and again.
+
+    Args:
+        factors: truth / the network's depth, at least one.
+        uncertainties: the sensor's own relative standard uncertainty of each; NaN is unknown.
+
+    Raises:
+        CalibrationError: none, ones that contradict each other, or a factor that no network is
+            wrong by.
+    """
+    if not factors:
+        raise CalibrationError('nothing to calibrate with: the sensor found no scale')
+    logs = np.log(np.asarray(factors, np.float64))
+    middle = float(np.median(logs))
+    scale = math.exp(middle)
+    _check_factor(scale)
+    between = 1.4826 * float(np.median(np.abs(logs - middle)))
+    if between > MAX_SPREAD:
+        raise CalibrationError(
+            f"the sensor's factors differ by {between:.0%} (robust standard deviation), expected "
+            f'at most {MAX_SPREAD:.0%}; wait until they settle')
+    known = [item for item in uncertainties if math.isfinite(item)]
+    return Result(scale, 0.0, math.hypot(between, float(np.median(known)) if known else 0.0),
+                  None, tuple(float(item) for item in np.expm1(middle - logs)),
+                  float(np.median(np.abs(np.expm1(-logs)))))
+
+
+def _check_factor(scale: float) -> None:
+    if not LOW <= scale <= HIGH:
+        raise CalibrationError(
+            f'the factor would be {scale:.3g}, expected {LOW:g} to {HIGH:g}: is the size or the '
+            'distance given in metres, and does the camera have the right intrinsics?')
+
+
+def _line(predicted: NDArray[np.float64], true: NDArray[np.float64]
+          ) -> tuple[float, float] | None:
+    """Return scale and shift, None where no two samples give a positive scale."""
+    first, second = np.triu_indices(len(true), 1)
+    if len(first) > _MOST_PAIRS:
+        chosen = np.random.default_rng(0).choice(len(first), _MOST_PAIRS, replace=False)
+        first, second = first[chosen], second[chosen]
+    with np.errstate(divide='ignore', invalid='ignore'):
+        scales = (true[first] - true[second]) / (predicted[first] - predicted[second])
+    usable = np.isfinite(scales) & (scales > 0)
+    if not usable.any():
+        return None
+    first, scales = first[usable], scales[usable]
+    shifts = true[first] - scales * predicted[first]
+    errors = np.abs((scales[:, None] * predicted + shifts[:, None]) / true - 1)
+    medians = np.median(errors, axis=1)
+    best = int(np.argmin(medians))
+    agree = errors[best] <= max(2.5 * 1.4826 * float(medians[best]), 1e-6)
+    rows = np.stack([predicted, np.ones_like(true)], axis=1)[agree] / true[agree, None]
+    if np.ptp(predicted[agree]) > 0:
+        found = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0]
+        if found[0] > 0:
+            return float(found[0]), float(found[1])
+    return float(scales[best]), float(shifts[best])
+
+
+def _unseen_errors(predicted: NDArray[np.float64], true: NDArray[np.float64]
+                   ) -> NDArray[np.float64]:
+    """Return each sample's relative error with a line that was fitted to others."""
+    errors = np.full(len(true), np.inf)
+    folds = np.arange(len(true)) % min(len(true), _FOLDS)
+    for fold in range(int(folds.max()) + 1):
+        left_out = folds == fold
+        line = _line(predicted[~left_out], true[~left_out])
+        if line is not None:
+            errors[left_out] = np.abs(
+                (line[0] * predicted[left_out] + line[1]) / true[left_out] - 1)
+    return errors
 
 
 @dataclass(frozen=True)
@@ -343,7 +452,7 @@ class Settings:
     Attributes:
         method: one of `METHODS`.
         distance_m: with `distance`: ray length, metres.
-        at: with `distance`: the pixel (u, v), None for the middle.
+        at: with `distance`: the pixel (u, v) of the picture as it was taken, None for the middle.
         corners_wh: with `chessboard`: inner corners along a row and along a column.
         square_m: with `chessboard`: side of a square, metres.
         family: with `tag`: one of `TAG_FAMILIES`.
@@ -359,19 +468,41 @@ class Settings:
     tag_m: float = 0.16
 
     def __post_init__(self) -> None:
-        """Refuse an unknown method."""
+        """Refuse what can be found in no picture."""
         if self.method not in METHODS:
             raise CalibrationError(f'method {self.method!r}, expected one of '
                                    f'{", ".join(METHODS)}')
+        if self.method == 'distance':
+            _check_distance(self.distance_m)
+        elif self.method == 'chessboard':
+            _check_board(self.corners_wh, self.square_m)
+        else:
+            _check_tag(self.tag_m, self.family)
 
-    def reference(self, rgb: NDArray[np.uint8], camera: Camera) -> Reference | None:
-        """Return the reference in a rectified picture, None where it is not seen.
+    def look(self, frame: DepthFrame, source: Camera) -> tuple[Reference, Sample]:
+        """Find the reference in a frame, and compare the frame's depth with it.
+
+        Args:
+            frame: depth that no scale was applied to, made with `FILTERS`.
+            source: camera of the picture as it was taken.
 
         Raises:
-            CalibrationError: settings that cannot be.
+            CalibrationError: it is not seen, or there is too little depth on it.
         """
+        if frame.camera is None:
+            raise CalibrationError('the intrinsics of the camera are not known')
+        reference: Reference | None
         if self.method == 'distance':
-            return known_distance(camera, self.distance_m, self.at)
-        if self.method == 'chessboard':
-            return chessboard(rgb, camera, self.corners_wh, self.square_m)
-        return tag(rgb, camera, self.tag_m, self.family)
+            height, width = source.size_hw
+            at = self.at or ((width - 1) / 2, (height - 1) / 2)
+            if not (0 <= at[0] < width and 0 <= at[1] < height):
+                raise CalibrationError(f'pixel ({at[0]:g}, {at[1]:g}) lies outside of the picture '
+                                       f'of {width}x{height}')
+            reference = known_distance(frame.camera, self.distance_m, rectified_pixel(source, at))
+        elif self.method == 'chessboard':
+            reference = chessboard(frame.rgb, frame.camera, self.corners_wh, self.square_m)
+        else:
+            reference = tag(frame.rgb, frame.camera, self.tag_m, self.family)
+        if reference is None:
+            raise CalibrationError(f'no {self.method} was seen')
+        return reference, compare(frame.depth, reference)

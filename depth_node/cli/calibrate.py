@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -42,12 +43,17 @@ enough to tell one) for the parameters scale.source, scale.scale and scale.shift
   --tag        an AprilTag or ArUco family and --tag-size, the side of its black square
 
 Use several pictures at the distances that the robot works at; a board or a tag should fill an
-eighth of the picture at least. Without pictures, --live asks a running node to do it by itself.
+eighth of the picture at least, a board must be all inside of it. Networks that are only relative
+are refused: no fixed factor holds for them.
 
 What is written:
   calibration.yaml   parameters: ros2 launch depth_node mono_depth.launch.py \\
                        params_file:=calibration.yaml ...
   calibration.jpg    what was compared with what, to look at
+
+--live asks a running node, which looks at what its camera sees now, for as many images as its
+parameter calibration.frames says, puts the result in force, and writes the parameters file itself:
+on the machine that it runs on. --shift, --frames and what chooses model and camera are not used.
 
 examples:
   depth-node calibrate wall.jpg --distance 1.85 --hfov 69
@@ -75,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     method.add_argument('--tag', metavar='FAMILY',
                         help='tag36h11, tag25h9, tag16h5, aruco4x4 or aruco6x6')
     parser.add_argument('--at', type=float, nargs=2, metavar=('U', 'V'),
-                        help='with --distance: the pixel it was measured to (the middle)')
+                        help='with --distance: the pixel it was measured to (the middle), in the '
+                        'picture as it was taken')
     parser.add_argument('--square', type=positive_float, metavar='M',
                         help='with --chessboard: side of a square, metres')
     parser.add_argument('--tag-size', type=positive_float, metavar='M',
@@ -101,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     from depth_node.calibration import CalibrationError
     from depth_node.ros.calibration_file import CalibrationFileError
 
+    _check(args)
     try:
         settings = _settings(args)
         if args.live:
@@ -108,6 +116,19 @@ def run(args: argparse.Namespace) -> int:
         return _offline(args, settings)
     except (CalibrationError, CalibrationFileError) as error:
         raise CommandError(str(error)) from error
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what argparse cannot."""
+    if args.out.suffix.lower() not in ('.yaml', '.yml'):
+        raise UsageError(f'--out {args.out}: expected a name that ends in .yaml')
+    for option, value, method in (
+            ('--at', args.at, 'distance'), ('--square', args.square, 'chessboard'),
+            ('--tag-size', args.tag_size, 'tag')):
+        if value is not None and not getattr(args, method):
+            raise UsageError(f'{option} goes with --{method}')
+    if args.at and min(args.at) < 0:
+        raise UsageError(f'--at {args.at[0]:g} {args.at[1]:g}: expected pixels, not below 0')
 
 
 def _corners(text: str) -> tuple[int, int]:
@@ -152,9 +173,9 @@ class _Compared:
 def _offline(args: argparse.Namespace, settings: Settings) -> int:
     from dataclasses import replace
 
-    from depth_node.calibration import CalibrationError, compare, fit
+    import cv2
+    from depth_node.calibration import FILTERS, check_model, fit
     from depth_node.cli import _writers
-    from depth_node.filters import FilterSettings
     from depth_node.pipeline import DepthPipeline
     from depth_node.ros import calibration_file
 
@@ -169,21 +190,18 @@ def _offline(args: argparse.Namespace, settings: Settings) -> int:
     found: list[_Compared] = []
     missed: list[dict[str, str]] = []
     with backend:
-        # far and near limits of the card may cut off a reference that the factor brings back
-        pipeline = DepthPipeline(backend, filters=FilterSettings(near_m=0.0, far_m=1e9))
-        for number, (name, rgb, camera) in enumerate(
+        check_model(card)
+        pipeline = DepthPipeline(backend, filters=FILTERS)
+        for number, (name, load) in enumerate(
                 progress(source, unit='picture', total=len(source))):
-            frame = pipeline.run(rgb, camera)
-            assert frame.camera is not None
             if len(distances) > 1:
                 settings = replace(settings, distance_m=distances[number])
-            reference = settings.reference(frame.rgb, frame.camera)
-            if reference is None:
-                missed.append({'picture': name, 'reason': f'no {settings.method} seen'})
-                continue
             try:
-                sample = compare(frame.depth, reference)
-            except CalibrationError as error:
+                rgb, camera = load()
+                frame = pipeline.run(rgb, camera)
+                reference, sample = settings.look(frame, camera)
+            except (CommandError, OSError, ValueError, cv2.error) as error:
+                # one bad picture must not end the others
                 missed.append({'picture': name, 'reason': str(error)})
                 continue
             found.append(_Compared(name, frame.rgb.copy(), frame.depth.copy(), reference, sample))
@@ -210,17 +228,14 @@ def _offline(args: argparse.Namespace, settings: Settings) -> int:
     print(f'\n{calibration_file.words(result)}')
     for note in result.notes:
         print(f'note: {note}')
-    if not card.output.metric:
-        print(f'note: model {card.name} is only relative: one factor holds for one scene; use '
-              'scale.source points or ground on a robot')
     print(f'parameters: {args.out}' + (f' (as it was: {kept})' if kept else ''))
     print(f'picture:    {picture}')
     return 0
 
 
 def _as_json(result: Result, found: list[_Compared]) -> dict[str, Any]:
-    return {'scale': result.scale, 'shift_m': result.shift, 'uncertainty': result.uncertainty,
-            'reach_m': list(result.reach_m), 'error_before': result.before,
+    return {'scale': result.scale, 'shift_m': result.shift, 'spread': result.spread,
+            'reach_m': result.reach_m, 'error_before': result.before,
             'notes': list(result.notes),
             'samples': [{'picture': item.name, 'reference': item.reference.words,
                          'predicted_m': item.sample.predicted_m, 'true_m': item.sample.true_m,
@@ -264,21 +279,30 @@ class _Pictures:
     def __len__(self) -> int:
         return len(self._files) + sum(len(item[3]) for item in self._bags)
 
-    def __iter__(self) -> Iterator[tuple[str, NDArray[np.uint8], Camera]]:
+    def __iter__(self) -> Iterator[tuple[str, Callable[[], tuple[NDArray[np.uint8], Camera]]]]:
         for path in self._files:
-            rgb = read_picture(path)
-            yield path.name, rgb, self._known(self._camera.of((rgb.shape[0], rgb.shape[1])))
+            yield path.name, partial(self._read, path)
         for bag, image, info, positions in self._bags:
-            from depth_node.training.datasets.bag import decode_rgb
-
             stamps = bag.topics[image].stamps()
             for position in positions:
-                rgb = decode_rgb(bag.message(image, position))
-                size_hw = rgb.shape[0], rgb.shape[1]
                 stamp = int(stamps[position])
-                camera = (self._camera.of(size_hw) if info is None
-                          else bag.camera(info, stamp, size_hw))
-                yield f'{bag.path.name} {stamp / 1e9:.3f}', rgb, self._known(camera)
+                yield (f'{bag.path.name} {stamp / 1e9:.3f}',
+                       partial(self._take, bag, image, info, position, stamp))
+
+    def _read(self, path: Path) -> tuple[NDArray[np.uint8], Camera]:
+        rgb = read_picture(path)
+        return rgb, self._known(self._camera.of((rgb.shape[0], rgb.shape[1])))
+
+    def _take(self, bag: Any, image: str, info: str | None, position: int, stamp: int
+              ) -> tuple[NDArray[np.uint8], Camera]:
+        from depth_node.training.datasets.bag import decode_rgb
+
+        rgb = decode_rgb(bag.message(image, position))
+        size_hw = rgb.shape[0], rgb.shape[1]
+        camera = self._known(self._camera.of(size_hw) if info is None
+                             else bag.camera(info, stamp, size_hw))
+        rectified = image.removesuffix('/compressed').rpartition('/')[2].startswith('image_rect')
+        return rgb, camera.rectified() if rectified else camera
 
     @staticmethod
     def _known(camera: Camera | None) -> Camera:

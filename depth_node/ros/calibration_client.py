@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import os
+import time
 from typing import Any
 
-from rcl_interfaces.srv import GetParameters, SetParameters
+from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -15,6 +16,7 @@ from std_srvs.srv import Trigger
 
 _DISCOVERY_S = 10.0
 _SLACK_S = 10.0  # beyond the node's own time limit
+_STEP_S = 0.1  # rclpy waits in C, where Ctrl-C is not heard
 
 
 class CalibrationClientError(RuntimeError):
@@ -27,13 +29,14 @@ def ask(node_name: str, camera: str, parameters: Mapping[str, Any]) -> str:
     Args:
         node_name: full name of the node, /mono_depth say.
         camera: of a node that serves several, else empty.
-        parameters: of the group `calibration`.
+        parameters: of the group `calibration`, set for that camera.
 
     Raises:
         CalibrationClientError: no such node, a refused parameter, or no calibration.
     """
     name = '/' + node_name.strip('/')
     service = f'{name}/{camera}/calibrate_scale' if camera else f'{name}/calibrate_scale'
+    prefix = f'{camera}.' if camera else ''
     context = rclpy.Context()
     rclpy.init(context=context)
     try:
@@ -41,16 +44,19 @@ def ask(node_name: str, camera: str, parameters: Mapping[str, Any]) -> str:
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         try:
-            request = SetParameters.Request()
-            request.parameters = [Parameter(key, value=value).to_parameter_msg()
-                                  for key, value in parameters.items()]
-            answer = _call(node, executor, SetParameters, f'{name}/set_parameters', request)
-            refused = [item.reason for item in answer.results if not item.successful]
-            if refused:
-                raise CalibrationClientError(f'{name} refuses: {"; ".join(refused)}')
-            limit = _call(node, executor, GetParameters, f'{name}/get_parameters',
-                          GetParameters.Request(names=['calibration.timeout_s']))
-            seconds = limit.values[0].double_value
+            values = [Parameter(prefix + key, value=value).to_parameter_msg()
+                      for key, value in parameters.items()]
+            answer = _call(node, executor, SetParametersAtomically,
+                           f'{name}/set_parameters_atomically',
+                           SetParametersAtomically.Request(parameters=values))
+            if not answer.result.successful:
+                raise CalibrationClientError(f'{name} refuses: {answer.result.reason}')
+            limits = _call(node, executor, GetParameters, f'{name}/get_parameters',
+                           GetParameters.Request(names=list(dict.fromkeys(
+                               (f'{prefix}calibration.timeout_s', 'calibration.timeout_s')))))
+            # a camera's own may not be set: the shared one counts then
+            seconds = next((item.double_value for item in limits.values if item.double_value),
+                           _DISCOVERY_S)
             outcome = _call(node, executor, Trigger, service, Trigger.Request(),
                             seconds + _SLACK_S)
         finally:
@@ -70,11 +76,19 @@ def _call(node: Node, executor: SingleThreadedExecutor, kind: Any, name: str, re
         if not client.wait_for_service(timeout_sec=_DISCOVERY_S):
             raise CalibrationClientError(
                 f'no service {name} within {_DISCOVERY_S:g} s; is the node running and '
-                'configured, in the same ROS_DOMAIN_ID? (ros2 node list)')
+                'configured, in the same ROS_DOMAIN_ID? (ros2 node list; of a node that serves '
+                'several cameras name one)')
         future = client.call_async(request)
-        executor.spin_until_future_complete(future, timeout_sec=seconds)
-        if not future.done():
-            raise CalibrationClientError(f'{name} did not answer within {seconds:g} s')
+        end = time.monotonic() + seconds
+        while not future.done():
+            executor.spin_once(timeout_sec=_STEP_S)
+            if future.done():
+                break
+            if not client.service_is_ready():
+                raise CalibrationClientError(f'{name} went away before it answered: the node '
+                                             'ended, or was cleaned up')
+            if time.monotonic() > end:
+                raise CalibrationClientError(f'{name} did not answer within {seconds:g} s')
         return future.result()
     finally:
         node.destroy_client(client)

@@ -7,12 +7,16 @@ from pathlib import Path
 import time
 from typing import Any
 
+from depth_node.backends import Backend
 from depth_node.calibration import CalibrationError, Result
+from depth_node.camera import Camera
 from depth_node.pipeline import DepthFrame
 from depth_node.ros import calibration_file
 from depth_node.ros.calibration_file import CalibrationFileError
 from depth_node.ros.calibrator import Calibrator
 from depth_node.ros.parameters import Parameters
+import numpy as np
+from numpy.typing import NDArray
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -27,18 +31,20 @@ class CalibrationService:
     While one runs, images are processed though nobody subscribes to depth.
     """
 
-    def __init__(self, node: Node, camera: str, parameters: Callable[[], Parameters],
-                 active: Callable[[], bool]) -> None:
+    def __init__(self, node: Node, camera: str, backend: Backend,
+                 parameters: Callable[[], Parameters], active: Callable[[], bool]) -> None:
         """Offer the service.
 
         Args:
             node: its owner.
             camera: name of the camera, '' for the only one.
+            backend: the open network.
             parameters: gives the parameters in force for this camera.
             active: tells whether images are taken.
         """
         self._node = node
         self._camera = camera
+        self._backend = backend
         self._parameters = parameters
         self._active = active
         self._calibrator: Calibrator | None = None
@@ -52,11 +58,14 @@ class CalibrationService:
         """True while a calibration needs images."""
         return self._calibrator is not None
 
-    def take(self, frame: DepthFrame) -> None:
-        """Look at a frame, if a calibration runs (worker's thread)."""
+    def take(self, frame: DepthFrame, rgb: NDArray[np.uint8], camera: Camera | None) -> None:
+        """Look at an image and what became of it, if a calibration runs (worker's thread).
+
+        The network may run again: what the frame shares with its buffers is lost.
+        """
         calibrator = self._calibrator
         if calibrator is not None:
-            calibrator.take(frame)
+            calibrator.take(frame, rgb, camera)
 
     def watch(self) -> None:
         """End a calibration whose time is over (executor's thread)."""
@@ -72,7 +81,15 @@ class CalibrationService:
         calibrator = self._calibrator
         if calibrator is not None:
             calibrator.cancel('the node was stopped')
-        self._node.destroy_service(self._service)
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        # an answer that is on its way needs its service, or rclpy ends the node with InvalidHandle
+        executor = self._node.executor
+        if self._calibrator is not None and executor is not None:
+            executor.create_task(self._withdraw)
+        else:
+            self._node.destroy_service(self._service)
 
     async def _on_request(self, _: Trigger.Request, response: Trigger.Response
                           ) -> Trigger.Response:
@@ -86,7 +103,8 @@ class CalibrationService:
         parameters = self._parameters()
         outcome: Future = Future(executor=self._node.executor)
         try:
-            self._calibrator = Calibrator(parameters, time.perf_counter(), outcome.set_result)
+            self._calibrator = Calibrator(parameters, self._backend, time.perf_counter(),
+                                          outcome.set_result)
         except CalibrationError as error:
             response.message = str(error)
             return response
@@ -121,11 +139,13 @@ class CalibrationService:
             return False, f'found {calibration_file.words(result)}, but: {answer.reason}'
         parts = [calibration_file.words(result), *result.notes]
         if parameters.calibration.file:
-            path = Path(parameters.calibration.file).expanduser()
+            path = Path(parameters.calibration.file)
             try:
-                calibration_file.save(path, result, camera=self._camera)
+                path = path.expanduser()
+                calibration_file.save(path, result, camera=self._camera,
+                                      node=self._node.get_fully_qualified_name())
                 parts.append(f'written to {path}')
-            except (CalibrationFileError, OSError) as error:
+            except (CalibrationFileError, OSError, RuntimeError) as error:
                 return False, f'in force until the node ends: {parts[0]}; not written: {error}'
         else:
             parts.append('in force until the node ends; calibration.file keeps it')

@@ -192,7 +192,7 @@ class Channel:
             self._mount_source = MountSource(node, around.transforms, wanted.mount.imu_topic,
                                              on_mismatch=self._on_input_mismatch)
             self._calibration = CalibrationService(
-                node, name, lambda: self.parameters, lambda: self.active)
+                node, name, backend, lambda: self.parameters, lambda: self.active)
         except Exception as error:  # rclpy raises RuntimeError for a QoS word that it cannot read
             self.close()
             raise ConfigureError(
@@ -375,8 +375,6 @@ class Channel:
         statistics = self._statistics
         statistics.processed()
         job.processed = True
-        if self._calibration is not None:
-            self._calibration.take(frame)
         stage_ms = {'decode': decode_ms, **frame.timings_ms}
         count = outputs.publish(frame, header, wanted, parameters, stage_ms, mount)
         finished = time.perf_counter()
@@ -400,6 +398,8 @@ class Channel:
             encoding=getattr(job.message, 'encoding', getattr(job.message, 'format', '')),
             frame_id=header.frame_id, last_skip=self._seen.last_skip, notes=outputs.notes,
             refused=outputs.refused)
+        if self._calibration is not None:  # last: it runs the network again
+            self._calibration.take(frame, rgb, resolved.camera)
 
     def _watch_stamps(self, stamp: float) -> None:
         before, self._last_stamp = self._last_stamp, stamp

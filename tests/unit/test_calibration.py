@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 from depth_node import calibration
 from depth_node.calibration import CalibrationError, Sample, Settings
-from depth_node.camera import Camera
+from depth_node.camera import Camera, Rectifier
+from depth_node.pipeline import DepthFrame
 from depth_node.scale import Scale
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,14 +96,123 @@ def test_nothing_seen_is_none_and_impossible_settings_are_refused():
     empty = np.full((480, 640, 3), 128, np.uint8)
     assert calibration.chessboard(empty, CAMERA, (7, 5), 0.03) is None
     assert calibration.tag(empty, CAMERA, 0.16) is None
-    for wrong in (Settings('chessboard', corners_wh=(6, 6)), Settings('tag', tag_m=0.0),
-                  Settings('chessboard', square_m=-1.0), Settings('tag', family='qr'),
-                  Settings('distance', distance_m=0.0),
-                  Settings('distance', distance_m=1.0, at=(640.0, 3.0))):
-        with pytest.raises(CalibrationError, match=r'expected|outside'):
-            wrong.reference(empty, CAMERA)
-    with pytest.raises(CalibrationError, match='method'):
-        Settings('laser')
+    for wrong in ({'method': 'chessboard', 'corners_wh': (2, 6)},
+                  {'method': 'chessboard', 'square_m': -1.0}, {'method': 'tag', 'tag_m': 0.0},
+                  {'method': 'tag', 'family': 'qr'}, {'method': 'distance'},
+                  {'method': 'distance', 'distance_m': np.nan}, {'method': 'laser'}):
+        with pytest.raises(CalibrationError, match='expected'):
+            Settings(**wrong)
+    with pytest.raises(CalibrationError, match='outside'):
+        Settings(distance_m=1.0, at=(640.0, 3.0)).look(frame_of(empty), CAMERA)
+
+
+def test_opencv_without_aruco_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(cv2, 'aruco')
+    with pytest.raises(CalibrationError, match='no module aruco'):
+        Settings('tag')
+
+
+def test_board_on_its_head_mirrored_or_square_and_cut_off():
+    rotation, place = pose(2, 0.7)
+    rgb = seen(board_texture(7, 5), 0.03 / 60, rotation, place)
+    centred = Camera((480, 640), 520.0, 560.0, 319.5, 239.5)
+    plain = calibration.chessboard(rgb, centred, (7, 5), 0.03)
+    assert plain is not None
+    for turn in (np.s_[::-1, ::-1], np.s_[:, ::-1], np.s_[::-1]):
+        turned = calibration.chessboard(np.ascontiguousarray(rgb[turn]), centred, (7, 5), 0.03)
+        assert turned is not None, turn
+        both = np.isfinite(turned.depth[turn]) & np.isfinite(plain.depth)
+        assert np.count_nonzero(both) > 0.9 * np.count_nonzero(np.isfinite(plain.depth))
+        np.testing.assert_allclose(turned.depth[turn][both], plain.depth[both], rtol=0.01)
+    swapped = calibration.chessboard(rgb, centred, (5, 7), 0.03)
+    if swapped is not None:
+        np.testing.assert_allclose(np.nanmedian(swapped.depth), np.nanmedian(plain.depth),
+                                   rtol=0.01)
+    square = calibration.chessboard(seen(board_texture(6, 6), 0.03 / 60, rotation, place), CAMERA,
+                                    (6, 6), 0.03)
+    assert square is not None
+    known = np.isfinite(square.depth)
+    np.testing.assert_allclose(square.depth[known], plane_depth(rotation, place)[known],
+                               rtol=0.006)
+    beside = seen(board_texture(7, 5), 0.03 / 60, rotation, place + np.array([0.42, 0, 0]))
+    assert calibration.chessboard(beside, CAMERA, (7, 5), 0.03) is None
+
+
+def test_the_largest_of_several_tags_counts_and_a_tiny_one_is_refused():
+    dictionary = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_APRILTAG_36h11)
+    rgb = np.full((480, 640, 3), 255, np.uint8)
+    for number, (size, top, left) in enumerate([(60, 40, 60), (200, 200, 330), (80, 300, 100)]):
+        marker = cv2.aruco.generateImageMarker(dictionary, number, size)
+        rgb[top:top + size, left:left + size] = marker[..., None]
+    found = calibration.tag(rgb, CAMERA, 0.16)
+    assert found is not None
+    assert 'number 1,' in found.words
+    # fx and fy differ, so a square of pixels is no square of metres: between the two distances
+    assert 520 * 0.16 / 200 < np.nanmedian(found.depth) < 560 * 0.16 / 200
+    rgb[:] = 255
+    rgb[100:112, 100:112] = cv2.aruco.generateImageMarker(
+        cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50), 3, 12)[..., None]
+    assert calibration.tag(rgb, CAMERA, 0.16) is None
+
+
+def frame_of(rgb: np.ndarray, depth: np.ndarray | None = None, camera: Camera = CAMERA
+             ) -> DepthFrame:
+    if depth is None:
+        depth = np.ones(rgb.shape[:2], np.float32)
+    return DepthFrame(depth, rgb, camera, None, Scale(), 0.0)
+
+
+LENSES = {
+    'plumb_bob': (-0.28, 0.09, 0.001, -0.0005, 0.0),
+    'equidistant': (-0.02, 0.01, -0.005, 0.001)}
+
+
+@pytest.mark.parametrize('model', LENSES)
+def test_pixels_of_a_distorted_picture_find_their_ray(model: str):
+    """The picture as it was taken shows the ray (x, y, 1) at (u, v): by OpenCV's projection."""
+    raw = Camera((480, 640), 400.0, 430.0, 331.0, 228.0, model, LENSES[model],
+                 P=(350.0, 360.0, 310.0, 250.0))
+    project = cv2.fisheye.projectPoints if model == 'equidistant' else cv2.projectPoints
+    ray = np.array([0.45, -0.3, 1.0])
+    u, v = project(ray.reshape(1, 1, 3), np.zeros(3), np.zeros(3), raw.K,
+                   np.array(raw.D))[0].ravel()
+    found = calibration.rectified_pixel(raw, (u, v))
+    assert found == pytest.approx((0.45 * 350 + 310, -0.3 * 360 + 250), abs=0.01)
+    pinhole = raw.rectified()
+    rgb = np.zeros((480, 640, 3), np.uint8)
+    reference, sample = Settings(distance_m=2.0, at=(float(u), float(v))).look(
+        frame_of(rgb, camera=pinhole), raw)
+    assert np.nanmedian(reference.depth) == pytest.approx(2 / np.linalg.norm(ray), rel=1e-4)
+    assert sample.true_m == pytest.approx(2 / np.linalg.norm(ray), rel=1e-4)
+    # what is not warped keeps its pixels, whatever P says
+    flat = Camera((480, 640), 400.0, 430.0, 331.0, 228.0, P=(350.0, 360.0, 310.0, 250.0))
+    assert calibration.rectified_pixel(flat, (3.0, 5.0)) == (3.0, 5.0)
+
+
+def test_chessboard_through_a_distorted_lens():
+    """Drawn by casting the ray of every raw pixel, rectified by the pipeline's own Rectifier."""
+    raw = Camera((480, 640), 400.0, 430.0, 331.0, 228.0, 'plumb_bob', LENSES['plumb_bob'],
+                 P=(350.0, 360.0, 310.0, 250.0))
+    rotation, place = pose(3, 0.5)
+    vv, uu = np.mgrid[0:480, 0:640]
+    rays = cv2.undistortPoints(np.stack([uu, vv], -1).reshape(-1, 1, 2).astype(np.float64), raw.K,
+                               np.array(raw.D)).reshape(480, 640, 2)
+    rays = np.concatenate([rays, np.ones((480, 640, 1))], -1)
+    depth = (rotation[:, 2] @ place) / (rays @ rotation[:, 2])
+    on_board = (rays * depth[..., None] - place) @ rotation
+    texture = board_texture(7, 5)
+    at = on_board[..., :2] / (0.03 / 60) + [(texture.shape[1] - 1) / 2, (texture.shape[0] - 1) / 2]
+    blurred = cv2.GaussianBlur(texture, (0, 0), 1.5)
+    picture = cv2.remap(blurred, at.astype(np.float32), None, cv2.INTER_LINEAR,
+                        borderValue=(120, 140, 130))
+    rectifier = Rectifier(raw)
+    reference, sample = Settings('chessboard', corners_wh=(7, 5), square_m=0.03).look(
+        frame_of(rectifier(picture), np.full((480, 640), 0.4, np.float32), rectifier.camera), raw)
+    vv, uu = np.nonzero(np.isfinite(reference.depth))
+    straight = np.stack([(uu - 310) / 350, (vv - 250) / 360, np.ones(len(uu))], -1)
+    np.testing.assert_allclose(reference.depth[vv, uu],
+                               (rotation[:, 2] @ place) / (straight @ rotation[:, 2]), rtol=0.006)
+    assert sample.true_m == pytest.approx(np.nanmedian(reference.depth), rel=0.01)
 
 
 @given(u=st.floats(0, 639), v=st.floats(0, 479), distance=st.floats(0.1, 20))
@@ -144,7 +256,7 @@ def test_fit_finds_the_factor_among_outliers():
     assert found.scale == pytest.approx(1.4, rel=0.02)
     assert found.reach_m == (true.min(), true.max())
     assert any('elsewhere' in note for note in found.notes)
-    assert found.uncertainty > 0.01
+    assert found.spread > 0.01
 
 
 def test_fit_finds_a_shift_where_the_distances_tell():
@@ -174,13 +286,51 @@ def test_fit_refuses_what_contradicts_itself():
     assert 'fewer than 3' in calibration.fit(samples(np.ones(1), np.ones(1))).notes[0]
 
 
-@given(scale=st.floats(0.1, 10), shift=st.floats(-0.05, 0.3),
-       space=st.sampled_from(['depth', 'inv_depth']))
-def test_uncorrected_undoes_a_scale(scale: float, shift: float, space: str):
-    own = np.random.default_rng(8).uniform(0.7, 3.0, (5, 7)).astype(np.float32)
-    depth = own.copy()
-    Scale('fixed', scale, shift, space=space).apply(depth)
-    known = np.isfinite(depth)
-    np.testing.assert_allclose(
-        calibration.uncorrected(depth, Scale('fixed', scale, shift, space=space))[known],
-        own[known], rtol=2e-3)
+def test_a_shift_stands_among_outliers():
+    rng = np.random.default_rng(16)
+    true = rng.uniform(0.6, 3.0, 20)
+    predicted = (true - 0.25) / 0.8 * np.exp(rng.normal(0, 0.004, 20))
+    predicted[:6] *= rng.uniform(1.5, 3.0, 6)
+    found = calibration.fit(samples(predicted, true), shift=True)
+    assert found.scale == pytest.approx(0.8, abs=0.02)
+    assert found.shift == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize('count', [4, 6, 12])
+def test_noise_alone_makes_no_shift(count: int):
+    taken = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        true = np.linspace(1.0, 2.5, count)
+        predicted = true / 1.2 * np.exp(rng.normal(0, 0.04, count))
+        taken += calibration.fit(samples(predicted, true)).shift != 0.0
+    assert taken <= 5, f'{taken} of 60'
+
+
+def test_a_shift_that_hides_near_things_is_named():
+    true = np.linspace(0.6, 3.0, 8)
+    found = calibration.fit(samples((true + 0.3) / 1.1, true))
+    assert found.shift == pytest.approx(-0.3, abs=1e-6)
+    assert '0.27 m by the network' in found.notes[-1]
+
+
+def test_average_of_a_sensors_factors():
+    found = calibration.average([1.30, 1.25, 1.24, 9.0], [0.02, np.nan, 0.03, 0.02])
+    assert found.scale == pytest.approx(np.sqrt(1.25 * 1.30))
+    assert (found.shift, found.reach_m) == (0.0, None)
+    assert found.spread > 0.02
+    assert found.before == pytest.approx(1 - 1 / 1.275, abs=0.01)
+    with pytest.raises(CalibrationError, match='differ by'):
+        calibration.average([1.0, 1.6, 0.6, 2.2], [])
+    with pytest.raises(CalibrationError, match=r'0\.05 to 20'):
+        calibration.average([0.01] * 3, [])
+    with pytest.raises(CalibrationError, match='found no scale'):
+        calibration.average([], [])
+
+
+def test_relative_networks_are_refused(tiny_card: Callable):
+    calibration.check_model(tiny_card(size_hw=(24, 32)))
+    relative = tiny_card('relative', size_hw=(24, 32), check=False, changes={
+        'output': {'kind': 'rel_inv_depth', 'unit': 'none', 'range_m': None}})
+    with pytest.raises(CalibrationError, match='from picture to picture'):
+        calibration.check_model(relative)

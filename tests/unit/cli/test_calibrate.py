@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 import json
 from pathlib import Path
+import subprocess
+import sys
 
 import cv2
 import dataset_writers
@@ -93,7 +95,7 @@ def test_chessboards_in_a_folder(tmp_path: Path, tiny_card: Callable, cli_here: 
     true_m = FOCAL * 0.03 / side
     assert report['scale'] == pytest.approx(true_m / depth_of(blue), rel=0.01)
     assert [item['picture'] for item in report['samples']] == ['0.png', '1.png', '2.png']
-    assert report['not_used'] == [{'picture': '3.png', 'reason': 'no chessboard seen'}]
+    assert report['not_used'] == [{'picture': '3.png', 'reason': 'no chessboard was seen'}]
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [
@@ -102,6 +104,11 @@ def test_chessboards_in_a_folder(tmp_path: Path, tiny_card: Callable, cli_here: 
     (['x.png', '--tag', 'tag36h11'], '--tag-size'),
     (['x.png', '--tag', 'qr', '--tag-size', '0.1'], 'tag36h11'),
     (['x.png', '--distance', '1'], 'no such file'),
+    (['wall.png', '--distance', '1', '--hfov', '60', '--out', 'scale.jpg'], '.yaml'),
+    (['wall.png', '--distance', '1', '--hfov', '60', '--square', '0.1'], '--chessboard'),
+    (['wall.png', '--distance', '1', '--hfov', '60', '--at', '-1', '4'], 'below 0'),
+    (['wall.png', '--distance', '1', '--hfov', '60', '--at', '900', '4'], 'outside'),
+    (['wall.png', '--chessboard', '2x6', '--square', '0.03', '--hfov', '60'], 'at least 3'),
     (['wall.png', '--distance', '1'], '--hfov'),
     (['wall.png', '--chessboard', '9x6', '--square', '0.03', '--hfov', '60'],
      'none of the 1 pictures'),
@@ -116,7 +123,68 @@ def test_what_is_missing_is_said(tmp_path: Path, tiny_card: Callable, cli_here: 
     assert not (tmp_path / 'calibration.yaml').exists()
 
 
+def test_one_bad_picture_does_not_end_the_others(
+    tmp_path: Path, tiny_card: Callable, cli_here: Callable
+):
+    tiny_card(size_hw=(24, 32))
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    (folder / 'broken.png').write_bytes(b'not a picture')
+    wall(folder / 'wall.png', 100)
+    result = cli_here('calibrate', folder, '--distance', 3.0, '--hfov', HFOV_DEG,
+                      '--model', 'tiny', '--backend', 'onnxruntime', '--json')
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [item['picture'] for item in report['samples']] == ['wall.png']
+    assert [item['picture'] for item in report['not_used']] == ['broken.png']
+
+
+def test_distance_to_a_pixel_of_a_distorted_picture(
+    tmp_path: Path, tiny_card: Callable, cli_here: Callable
+):
+    """--at counts in the picture as it was taken; the ray is that of OpenCV's projection."""
+    tiny_card(size_hw=(24, 32))
+    wall(tmp_path / 'wall.png', 100)
+    k, d = [400.0, 0, 330, 0, 430, 228, 0, 0, 1], [-0.28, 0.09, 0.001, -0.0005, 0.0]
+    p = [350.0, 0, 310, 0, 0, 360, 250, 0, 0, 0, 1, 0]
+    (tmp_path / 'camera.yaml').write_text(yaml.safe_dump({
+        'image_width': WIDTH, 'image_height': HEIGHT, 'distortion_model': 'plumb_bob',
+        'camera_matrix': {'data': k}, 'distortion_coefficients': {'data': d},
+        'projection_matrix': {'data': p}}))
+    ray = np.array([0.4, -0.25, 1.0])
+    u, v = cv2.projectPoints(ray.reshape(1, 3), np.zeros(3), np.zeros(3),
+                             np.reshape(k, (3, 3)), np.array(d))[0].ravel()
+    result = cli_here('calibrate', 'wall.png', '--distance', 3.0, '--at', u, v, '--camera-yaml',
+                      'camera.yaml', '--model', 'tiny', '--backend', 'onnxruntime', '--json')
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)['scale'] == pytest.approx(
+        3.0 / np.linalg.norm(ray) / depth_of((100, 100, 100)), rel=1e-3)
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path, tiny_card: Callable, cli_here: Callable):
+    tiny_card(size_hw=(24, 32))
+    wall(tmp_path / 'wall.png', 100)
+    (tmp_path / 'file').write_text('')
+    result = cli_here('calibrate', 'wall.png', '--distance', 3.0, '--hfov', HFOV_DEG, '--model',
+                      'tiny', '--backend', 'onnxruntime', '--out', 'file/scale.yaml')
+    assert result.returncode == 1
+    assert 'file' in result.stderr
+    assert 'Traceback' not in result.stderr
+    assert 'unexpected' not in result.stderr
+
+
 RESULT = Result(1.25, -0.04, 0.03, (0.8, 2.0), (0.01, -0.02, 0.0), 0.2, ('a note',))
+FOUND = {'source': 'fixed', 'scale': 1.25, 'shift': -0.04}
+
+
+def test_words_say_what_was_seen():
+    said = calibration_file.words(RESULT)
+    assert 'scale 1.2500, shift -0.040 m, from 3 samples from 0.80 to 2.00 m' in said
+    assert 'scatter by 3.0%' in said
+    assert 'off by 20.0% before' in said
+    sensor = calibration_file.words(Result(1.25, 0.0, 0.03, None, (0.0,) * 20, 0.2))
+    assert '20 estimates of the sensor' in sensor
+    assert ' m' not in sensor
 
 
 def test_file_keeps_other_parameters_and_the_old_file(tmp_path: Path):
@@ -128,23 +196,82 @@ def test_file_keeps_other_parameters_and_the_old_file(tmp_path: Path):
     assert kept == tmp_path / 'robot.yaml.bak'
     assert kept.read_text() == text
     assert yaml.safe_load(path.read_text()) == {'/**': {'ros__parameters': {
-        'model': {'name': 'small'},
-        'scale': {'source': 'fixed', 'when_stale': 'blank', 'scale': 1.25, 'shift': -0.04}}}}
+        'model': {'name': 'small'}, 'scale': {**FOUND, 'when_stale': 'blank'}}}}
     assert '1.2500' in path.read_text()
+    assert sorted(tmp_path.iterdir()) == [path, kept]
     other = tmp_path / 'cameras.yaml'
     assert calibration_file.save(other, RESULT, camera='front') is None
-    assert yaml.safe_load(other.read_text())['/**']['ros__parameters']['front']['scale'][
-        'scale'] == 1.25
+    assert yaml.safe_load(other.read_text())['/**']['ros__parameters']['front']['scale'] == FOUND
 
 
-@pytest.mark.parametrize('text', ['- 1\n- 2\n', '/**: 3\n', 'a: [', '/**:\n  ros__parameters:\n'
-                                  '    scale: 4\n'])
-def test_file_of_something_else_is_left_alone(tmp_path: Path, text: str):
-    path = tmp_path / 'other.yaml'
+@pytest.mark.parametrize(('text', 'section'), [
+    ('', '/**'), ('# nothing yet\n', '/**'), ('/**:\n', '/**'),
+    ('/**:\n  ros__parameters:\n', '/**'),
+    # what `ros2 param dump` writes, and how launch files name a node
+    ('/mono_depth:\n  ros__parameters:\n    scale.source: model\n    scale.scale: 3.0\n',
+     '/mono_depth'),
+    ('mono_depth:\n  ros__parameters:\n    scale: {scale: 3.0}\n', 'mono_depth'),
+    ('/**:\n  ros__parameters: {scale: {scale: 3.0}}\nmono_depth:\n  ros__parameters:\n'
+     '    model.name: small\n', 'mono_depth'),
+    ('nav2:\n  ros__parameters: {a: 1}\n', '/**'),
+])
+def test_file_is_written_where_the_node_reads_it(tmp_path: Path, text: str, section: str):
+    """By rcl's own parser, which takes the node's name before /**."""
+    path = tmp_path / 'robot.yaml'
     path.write_text(text)
-    with pytest.raises(calibration_file.CalibrationFileError, match=r'other\.yaml'):
+    calibration_file.save(path, RESULT)
+    written = yaml.safe_load(path.read_text())
+    assert written[section]['ros__parameters']['scale'] == FOUND
+    assert not any(key.startswith('scale.') for key in written[section]['ros__parameters'])
+    if 'nav2' in text:
+        assert written['nav2'] == {'ros__parameters': {'a': 1}}
+    if 'ros__parameters: {scale' not in text and 'scale.source' not in text:
+        return  # two are enough: each starts a process
+    pytest.importorskip('rclpy')
+    script = ('import sys, rclpy; from rclpy.node import Node\n'
+              'rclpy.init(args=["x", "--ros-args", "--params-file", sys.argv[1]])\n'
+              'n = Node("mono_depth", automatically_declare_parameters_from_overrides=True)\n'
+              'print(n.get_parameter("scale.source").value, n.get_parameter("scale.scale").value,'
+              ' n.get_parameter("scale.shift").value)\n')
+    read = subprocess.run([sys.executable, '-c', script, str(path)], capture_output=True,
+                          text=True, check=True, timeout=60).stdout.split()
+    assert read == ['fixed', '1.25', '-0.04']
+
+
+def test_file_of_two_nodes_of_that_name_is_left_alone(tmp_path: Path):
+    path = tmp_path / 'robots.yaml'
+    text = ('/a/mono_depth:\n  ros__parameters: {model.name: small}\n'
+            'b:\n  mono_depth:\n    ros__parameters: {model.name: small}\n')
+    path.write_text(text)
+    with pytest.raises(calibration_file.CalibrationFileError, match='/a/mono_depth and /b/'):
         calibration_file.save(path, RESULT)
     assert path.read_text() == text
+    calibration_file.save(path, RESULT, node='/b/mono_depth')
+    written = yaml.safe_load(path.read_text())
+    assert written['b']['mono_depth']['ros__parameters']['scale'] == FOUND
+    assert written['/a/mono_depth'] == {'ros__parameters': {'model.name': 'small'}}
+
+
+def test_file_behind_a_link_keeps_the_link(tmp_path: Path):
+    source, link = tmp_path / 'source.yaml', tmp_path / 'link.yaml'
+    source.write_text('/**:\n  ros__parameters: {model.name: small}\n')
+    link.symlink_to(source)
+    calibration_file.save(link, RESULT)
+    assert link.is_symlink()
+    assert 'scale' in source.read_text()
+
+
+@pytest.mark.parametrize('text', [
+    '- 1\n- 2\n', '[]', 'false', '/**: 3\n', 'a: [', '/**:\n  ros__parameters:\n    scale: 4\n',
+    '/**:\n  ros__parameters: [1]\n', 'a: !!python/object:os.system {}\n', '[' * 3000,
+    b'\xff\xfe\x00'])
+def test_file_of_something_else_is_left_alone(tmp_path: Path, text: str | bytes):
+    path = tmp_path / 'other.yaml'
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = path.read_bytes()
+    with pytest.raises(calibration_file.CalibrationFileError, match=r'other\.yaml'):
+        calibration_file.save(path, RESULT)
+    assert path.read_bytes() == before
     assert sorted(tmp_path.iterdir()) == [path]
 
 
