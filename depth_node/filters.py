@@ -610,6 +610,7 @@ class _Masks:
 
     size_hw: tuple[int, int]
     parts: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    together: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -644,6 +645,8 @@ class _Masks:
                         f'{width}x{height}; draw it on a rectified image of this size')
             if problem:
                 found.notes = (f'filter: the mask is not applied: {problem}',)
+        if found.parts:
+            found.together = np.logical_or.reduce(list(found.parts.values()))
         return found
 
 
@@ -762,8 +765,13 @@ class FilterChain:
                     depth, ~(confidence >= settings.min_confidence), np.nan)
         if inside is not None:
             counts['outside_image'] = _mark(depth, ~inside, np.nan)
-        for reason, mask in self._masks.parts.items():
-            counts[reason] = _mark(depth, mask, np.nan)
+        if self._masks.parts:
+            left = np.isfinite(depth, out=self._scratch.truth('left', size_hw))
+            hit = self._scratch.truth('hit', size_hw)
+            for reason, mask in self._masks.parts.items():
+                counts[reason] = int(np.count_nonzero(np.logical_and(left, mask, out=hit)))
+                np.greater(left, mask, out=left)  # left and not masked
+            depth[self._masks.together] = np.nan
         return {reason: count for reason, count in counts.items() if count}
 
     def _make_temporal(self) -> None:
