@@ -120,6 +120,15 @@ def test_scale_and_shift_are_smoothed_together():
     assert found.space == 'inv_depth'
 
 
+def test_estimates_from_before_the_clock_was_set_back_do_not_count():
+    track = tracker(max_age_s=3.0, smoothing_s=60.0)
+    track.add(one(1.4), 1000.0)
+    track.add(one(1.41), 5.0)
+    found = track.scale(5.0)
+    assert (found.state, found.age_s) == ('ok', 0.0)
+    assert found.scale == pytest.approx(1.41)
+
+
 def test_without_smoothing_the_newest_counts():
     track = tracker(smoothing_s=0.0)
     track.add(one(1.0), 0.0)

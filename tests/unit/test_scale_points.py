@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 import functools
 import math
 import threading
@@ -11,6 +12,7 @@ import time
 from depth_node import scale_points
 from depth_node.camera import Camera
 from depth_node.evaluation import sensors
+from depth_node.scale import Estimate
 from depth_node.scale_fit import (
     MIN_ERROR,
     few_blocks,
@@ -21,7 +23,7 @@ from depth_node.scale_fit import (
     search_affine,
     shortest_half,
 )
-from depth_node.scale_points import Match, PointsEstimator, PointsSettings
+from depth_node.scale_points import Evidence, Match, PointsEstimator, PointsSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -137,6 +139,9 @@ def test_scale_and_shift_of_clean_data_are_exact_and_of_noisy_data_least_squares
     parameters, _, agrees = fit_affine(x, y, block, (0.5, 0.2, 0.2))
     np.testing.assert_allclose(parameters, [0.6, 0.15], rtol=1e-9)
     assert agrees.all()
+    stated = Estimate(parameters, fit_affine(x, y, block, (0.5, 0.2, 0.2))[1], 'inv_depth',
+                      (0.1, 1.0, 2.0)).uncertainty
+    assert stated == pytest.approx(MIN_ERROR, rel=0.05)
     wrong = rng.random(300) < 0.3
     noisy = np.where(wrong, rng.uniform(0.1, 3, 300), y * (1 + rng.normal(0, 0.01, 300)))
     start = search_affine(x, noisy, rng.integers(0, 300, (2, 120)))
@@ -179,6 +184,24 @@ def test_the_true_place_matches_and_a_shuffled_one_does_not():
                     lambda value: -np.log(value))
     assert flat.flat
     assert not flat.proves
+
+
+def test_evidence_gathers_over_new_views_only():
+    match = Match(spread=0.2, chance=0.5, displaced=0.78, worst=1.2, worst_move=(0.0, 0.0))
+    rng = np.random.default_rng(0)
+    evidence = Evidence()
+    assert not evidence.proves
+    for step in range(12):
+        evidence.add(match, np.full((24, 32), 2.0 + 0.001 * step, np.float32))
+    assert not evidence.proves  # a dozen times the same
+    for _ in range(5):
+        evidence.add(match, rng.uniform(1, 5, (24, 32)).astype(np.float32))
+    assert evidence.proves
+    for wrong in (replace(match, displaced=0.95), replace(match, chance=0.8)):
+        evidence = Evidence()
+        for _ in range(12):
+            evidence.add(wrong, rng.uniform(1, 5, (24, 32)).astype(np.float32))
+        assert not evidence.proves
 
 
 # --- simulated sensors
@@ -332,6 +355,23 @@ def test_points_that_the_camera_cannot_see_do_not_count(monkeypatch):
     assert accepted[math.inf] <= 12  # the hidden ones outvote: no fit is good enough
 
 
+def test_points_on_the_edges_of_the_network_do_not_count():
+    depth = np.tile(np.linspace(3, 6, 128, dtype=np.float32), (96, 1))
+    depth[:, 40:60] /= 3
+    depth[30:50] = np.linspace(1.5, 2.0, 128)
+    rays = raycast.rays(CAMERA)
+    points = (rays * depth[..., None] * 1.2).reshape(-1, 3)
+    edge = np.zeros(CAMERA.size_hw, bool)
+    edge[:, [39, 40, 59, 60]] = True
+    edge[30:50] = False
+    edge[[29, 30, 49, 50]] = True
+    refused(depth, points[edge.ravel()], ' pixels of the picture')
+    mixed = points.copy()
+    mixed[edge.ravel()] *= 1.9  # what a beam that is split by an edge may say
+    found, _ = estimate(depth, mixed[edge.ravel() | (np.arange(len(points)) % 29 == 0)])
+    assert found.scale == pytest.approx(1.2, rel=1e-3)
+
+
 def test_a_point_is_sampled_between_pixels():
     v, u = np.mgrid[0:96, 0:128]
     plane = 0.2 + 0.003 * u + 0.002 * v  # inverse depth is linear in the pixel on any plane
@@ -468,9 +508,9 @@ def test_measurements_and_images_are_paired_by_their_stamps():
     # early: waits for the image of its time
     estimator.reset()
     estimator.estimate(other, CAMERA, 20.0)
-    estimator.add(points, 20.09)
+    estimator.add(points, 20.03)
     assert estimator.estimate(other, CAMERA, 20.01).state == 'waiting'
-    assert estimator.estimate(depth, CAMERA, 20.1).scale == pytest.approx(factor, rel=0.02)
+    assert estimator.estimate(depth, CAMERA, 20.04).scale == pytest.approx(factor, rel=0.02)
 
 
 @pytest.mark.parametrize(('offset', 'word'), [(-5.0, 'older'), (2.0, 'newer'), (1e9, 'newer')])
