@@ -264,7 +264,8 @@ class Stage:
         for material in materials:
             made.materials.append(material)
         if len(materials) > 1:
-            made.polygons.foreach_set('material_index', np.arange(len(mesh.faces)) % len(materials))
+            made.polygons.foreach_set('material_index',
+                                      np.arange(len(mesh.faces)) % len(materials))
         made.uv_layers.new().data.foreach_set('uv', np.asarray(mesh.uv, np.float32).ravel())
         if smooth:
             made.polygons.foreach_set('use_smooth', np.ones(len(mesh.faces), bool))

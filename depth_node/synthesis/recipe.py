@@ -39,11 +39,11 @@ class Kind:
 
 
 KINDS = {
-    'room': Kind(False, 0.36, 6),
+    'room': Kind(False, 0.36, 7),
     'corridor': Kind(False, 0.14, 5),
-    'office': Kind(False, 0.18, 6),
-    'kitchen': Kind(False, 0.16, 6),
-    'clutter': Kind(False, 0.16, 6),
+    'office': Kind(False, 0.18, 7),
+    'kitchen': Kind(False, 0.16, 7),
+    'clutter': Kind(False, 0.16, 7),
     'table': Kind(True, 0.72, 6),
     'close': Kind(True, 0.28, 6),
 }

@@ -202,9 +202,9 @@ def _table_body(stage: Stage, rng: np.random.Generator, plan: TablePlan) -> None
                   label='table')
         return
     side = float(rng.uniform(0.03, 0.09))
-    stage.blocks([Block((sx * (width / 2 - side) - side / 2, sy * (depth / 2 - side) - side / 2, 0),
-                        (side, side, plan.top - thick)) for sx in (-1, 1) for sy in (-1, 1)],
-                 spot, 0.0, [leg], label='table')
+    legs = [Block((sx * (width / 2 - side) - side / 2, sy * (depth / 2 - side) - side / 2, 0.0),
+                  (side, side, plan.top - thick)) for sx in (-1, 1) for sy in (-1, 1)]
+    stage.blocks(legs, spot, 0.0, [leg], label='table')
 
 
 def inside_furniture(
@@ -257,7 +257,7 @@ def room_views(
         limits = 'near' if style == 'near' and things else 'room'
         if limits == 'near':
             view = sample_near_view(rng, things[int(rng.integers(len(things)))])
-            x, y, z = view.position
+            x, y, _ = view.position
             if abs(x) > plan.size_xy[0] / 2 - 0.1 or abs(y) > plan.size_xy[1] / 2 - 0.1:
                 continue
         else:

@@ -7,6 +7,7 @@ Round things have size (1, 1, 1), stand on z = 0 and are centred on the z axis.
 from __future__ import annotations
 
 from dataclasses import dataclass
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,8 +190,8 @@ def wall_cells(
                 *(float(np.clip(v, -length / 2, length / 2)) for h in holes for v in h[:2])})
     z = sorted({0.0, height, *(float(np.clip(v, 0, height)) for h in holes for v in h[2:])})
     cells = []
-    for a, b in zip(t[:-1], t[1:]):
-        for low, high in zip(z[:-1], z[1:]):
+    for a, b in itertools.pairwise(t):
+        for low, high in itertools.pairwise(z):
             u, v = (a + b) / 2, (low + high) / 2
             if not any(h[0] < u < h[1] and h[2] < v < h[3] for h in holes):
                 cells.append((a, b, low, high))

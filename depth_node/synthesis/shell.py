@@ -159,7 +159,7 @@ def _curtain(
                                             columns) + rng.uniform(0, 6))
     edge = wall.length / 2 - 0.01
     points = np.array([[wall.point(float(np.clip(middle + a, -edge, edge)), z, float(b))
-                        for a, b in zip(t, fold)] for z in (low, high)])
+                        for a, b in zip(t, fold, strict=True)] for z in (low, high)])
     uv = np.stack(np.broadcast_arrays(t[None, :] * 1.5, np.array([[low], [high]])), -1)
     stage.shape(shapes.grid(points, uv), Footprint(0, 0, 1, 1, 0), 0.0, [material], smooth=True,
                 label='window')

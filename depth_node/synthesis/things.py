@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from depth_node.synthesis import shapes
@@ -173,7 +174,7 @@ def _shelf(stage: Stage, rng: np.random.Generator, solid: Solid, label: str) -> 
                     Block((x, deep / 2 - 0.012 - reach, low),
                           (thick, reach, room * float(rng.uniform(0.25, 0.95)))))
                 x += thick + float(rng.uniform(0.005, 0.1))
-    for cover, group in zip(covers, groups):
+    for cover, group in zip(covers, groups, strict=True):
         if group:
             stage.blocks(group, spot, solid.z, [cover], unit_uv=True, label='object')
 
@@ -184,10 +185,11 @@ def _counter(stage: Stage, rng: np.random.Generator, solid: Solid, label: str) -
     wide, deep = spot.width, spot.depth
     thick = float(rng.uniform(0.02, 0.05))
     plain, top = stage.material(rng), stage.surface(rng, 'table')
-    stage.blocks([Block((-wide / 2, -deep / 2 + 0.02, 0.08), (wide, deep - 0.02, tall - thick - .08)),
+    body = tall - thick - 0.08
+    stage.blocks([Block((-wide / 2, -deep / 2 + 0.02, 0.08), (wide, deep - 0.02, body)),
                   Block((-wide / 2, -deep / 2 + 0.07, 0.0), (wide, deep - 0.07, 0.08))],
                  spot, solid.z, [plain], label=label)
-    _fronts(stage, rng, spot, solid.z + 0.08, tall - thick - 0.08, -deep / 2 + 0.018, label)
+    _fronts(stage, rng, spot, solid.z + 0.08, body, -deep / 2 + 0.018, label)
     stage.blocks([Block((-wide / 2, -deep / 2, tall - thick), (wide, deep, thick))], spot, solid.z,
                  [top], label=label)
 
@@ -199,7 +201,7 @@ def _fronts(
     parts = max(1, round(spot.width / 0.6))
     front = stage.surface(rng, 'cabinet')
     edges = np.linspace(-spot.width / 2, spot.width / 2, parts + 1)
-    for a, b in zip(edges[:-1], edges[1:]):
+    for a, b in itertools.pairwise(edges):
         _face(stage, spot, z, (float(a), float(b)), (0.0, tall), y, 0.0, front, label)
 
 
