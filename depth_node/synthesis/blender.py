@@ -269,6 +269,7 @@ class Stage:
         made.uv_layers.new().data.foreach_set('uv', np.asarray(mesh.uv, np.float32).ravel())
         if smooth:
             made.polygons.foreach_set('use_smooth', np.ones(len(mesh.faces), bool))
+            made.set_sharp_from_angle(angle=0.8)
         return self._add(made, footprint, z, label, tilt)
 
     def box(

@@ -64,7 +64,7 @@ def find_python(given: str | None) -> str:
     try:
         probe = subprocess.run(
             [python, '-c', 'import bpy, cv2, OpenEXR, numpy'],
-            capture_output=True, text=True, timeout=120)
+            capture_output=True, text=True, timeout=300)
         trouble = (probe.stderr.strip().splitlines() or [''])[-1] if probe.returncode else ''
     except (OSError, subprocess.TimeoutExpired) as error:
         trouble = str(error)

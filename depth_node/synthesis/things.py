@@ -57,9 +57,8 @@ def _round(stage: Stage, rng: np.random.Generator, solid: Solid) -> None:
     material = stage.surface(rng, 'cylinder') if rng.uniform() < 0.6 else stage.material(rng)
     kind = 'can' if solid.shape == 'cylinder' else solid.shape
     mesh = shapes.lathe(shapes.profile(rng, kind))
-    # a turned thing has one width; the faces of a can are flat, its rim is not rounded
     stage.shape(mesh.scaled((spot.width, spot.width, solid.height)), spot, solid.z, [material],
-                smooth=kind != 'can', tilt=solid.tilt)
+                smooth=True, tilt=solid.tilt)
 
 
 def _books(stage: Stage, rng: np.random.Generator, solid: Solid, label: str) -> None:

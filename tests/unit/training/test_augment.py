@@ -17,6 +17,7 @@ from depth_node.training.augment import (
     fit,
     nearer,
     photometric,
+    uneven_light,
     warp,
 )
 from depth_node.training.frame import Frame, Pairs, View
@@ -130,7 +131,7 @@ def test_photometry_without_strength_changes_nothing():
     np.testing.assert_array_equal(photometric(rgb, off, np.random.default_rng(0)), rgb)
 
 
-@pytest.mark.parametrize('name', ['blur', 'noise', 'jpeg', 'grey'])
+@pytest.mark.parametrize('name', ['blur', 'noise', 'jpeg', 'grey', 'uneven'])
 def test_each_photometric_step_acts(name):
     off = {'exposure': [1, 1], 'gamma': [1, 1], 'white_balance': 1.0, 'saturation': [1, 1],
            'grey': 0, 'blur': 0, 'noise': 0, 'jpeg': 0}  # fmt: skip
@@ -140,7 +141,30 @@ def test_each_photometric_step_acts(name):
     assert out.shape == rgb.shape
     assert out.dtype == np.uint8
     assert not np.array_equal(out, rgb)
-    assert abs(float(out.mean()) - float(rgb.mean())) < 12
+    assert abs(float(out.mean()) - float(rgb.mean())) < 20
+
+
+def test_uneven_light_is_smooth_bounded_and_of_three_kinds():
+    gains = [uneven_light((48, 64), 0.4, np.random.default_rng(seed)) for seed in range(60)]
+    stacked = np.array(gains)
+    assert stacked.dtype == np.float32
+    assert stacked.min() > (1 - 0.4) * (1 - 0.2) * (1 - 0.1) - 1e-6
+    assert stacked.max() < (1 + 0.2) * (1 + 0.1) + 1e-6
+    assert np.abs(np.diff(stacked, axis=2)).max() < 0.05
+    centre = stacked[:, 23:25, 31:33].mean((1, 2))
+    corners = stacked[:, [0, 0, -1, -1], [0, -1] * 2]
+    assert (centre - corners.mean(1)).max() > 0.2  # dark corners
+    sides = np.abs(stacked[:, :, -1].mean(1) - stacked[:, :, 0].mean(1))
+    assert 0.1 < sides.max() < 0.3  # light from one side
+    # what stripes add changes over the rows, not along them: its sign flips more than once
+    column = stacked[:, :, 32] - np.linspace(0, 1, 48) * (stacked[:, -1:, 32]
+                                                         - stacked[:, :1, 32])
+    flips = (np.diff(np.sign(column - column.mean(1, keepdims=True)), axis=1) != 0).sum(1)
+    assert (flips > 4).any()
+
+
+def test_uneven_light_of_no_strength_is_even():
+    np.testing.assert_array_equal(uneven_light((5, 7), 0.0, np.random.default_rng(0)), 1)
 
 
 def test_wrong_settings_are_named():
@@ -157,7 +181,7 @@ def test_wrong_settings_are_named():
     [
         ('mirror', 1.5), ('jpeg', -0.1), ('noise', float('nan')), ('roll_deg', -5.0),
         ('blur_px', -1.0), ('white_balance', 0.0), ('exposure', [0.0, 1.0]),
-        ('aspect', [0.0, 1.0]),
+        ('aspect', [0.0, 1.0]), ('uneven', 2.0), ('uneven_level', 1.0),
     ],
 )  # fmt: skip
 def test_numbers_that_cannot_be_drawn_from_are_refused_before_training(name, value):
