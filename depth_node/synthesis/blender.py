@@ -401,6 +401,8 @@ class Stage:
         """
         seen = self.scene.world.cycles_visibility
         seen.diffuse = seen.glossy = seen.transmission = lights
+        # the map by which its light is sampled takes seconds to build: only where it shines
+        self.scene.world.cycles.sampling_method = 'AUTOMATIC' if lights else 'NONE'
         tree = self.scene.world.node_tree
         tree.nodes.clear()
         background = tree.nodes.new('ShaderNodeBackground')

@@ -2,25 +2,24 @@
 
 import importlib.util
 
-from depth_node.synthesis.blender import Stage
-from depth_node.synthesis.layout import Footprint
+from depth_node.synthesis.blender import Stage, camera_normals
+from depth_node.synthesis.layout import Footprint, Opening, RoomPlan
+from depth_node.synthesis.recipe import CHANNELS, CLASSES
+from depth_node.synthesis.scenes import cramped
+from depth_node.synthesis.shell import build_shell
 from depth_node.synthesis.viewpoints import View, focal_px
 import numpy as np
 import pytest
 
-pytestmark = [
-    pytest.mark.synthesis,
-    pytest.mark.skipif(
-        importlib.util.find_spec('bpy') is None or importlib.util.find_spec('OpenEXR') is None,
-        reason='bpy or OpenEXR is not installed (pip install bpy OpenEXR, Python 3.11)',
-    ),
-]
+pytestmark = pytest.mark.synthesis
 SIZE_HW = (48, 80)
 
 
 @pytest.fixture(scope='module')
 def stage(tmp_path_factory):
-    return Stage(SIZE_HW, 1, tmp_path_factory.mktemp('assets'), {})
+    if importlib.util.find_spec('bpy') is None or importlib.util.find_spec('OpenEXR') is None:
+        pytest.skip('bpy or OpenEXR is not installed (pip install bpy OpenEXR, Python 3.11)')
+    return Stage(SIZE_HW, 1, tmp_path_factory.mktemp('assets'), {}, channels=CHANNELS)
 
 
 def plane_depth(view, normal, offset):
@@ -97,3 +96,58 @@ def test_next_scene_does_not_show_the_last_one(stage):
         means.append(radiance.mean((0, 1)))
     assert means[0][0] > 5 * means[0][2]
     assert means[1][2] > 5 * means[1][0]
+
+
+def test_normals_are_of_the_optical_frame_and_face_the_camera():
+    # a floor seen by a camera that looks 30 degrees down: up is (0, -cos 30, -sin 30) there
+    rotation = View((0, 0, 1), 70.0, -30.0, 0.0, 60.0).camera_to_world[:3, :3]
+    world = np.zeros((2, 3, 3))
+    world[..., 2] = 0.8  # two surfaces in a pixel shorten the mean
+    world[1, 2] = (0, 0, 0.3)
+    normals = camera_normals(world, rotation)
+    expected = (0, -np.cos(np.radians(30)), -np.sin(np.radians(30)))
+    assert normals[0] == pytest.approx(np.array([expected] * 3), abs=1e-6)
+    assert normals[1, 2].tolist() == [0, 0, 0]
+    assert normals.dtype == np.float32
+
+
+def test_rendered_channels_agree_with_the_scene(stage):
+    rng = np.random.default_rng(0)
+    stage.clear()
+    stage.sky(None, 1.0)
+    corners = np.array([[-9, -9, 0], [9, -9, 0], [9, 9, 0], [-9, 9, 0]], float)
+    # wound both ways: a normal must face the camera all the same
+    stage.sheet(corners[::-1], corners[:, :2], stage.material(rng), label='floor')
+    stage.box(Footprint(2.0, 0.0, 0.5, 0.5, 0.0), 1.0, 0.0, [stage.material(rng)], label='cabinet')
+    view = View((0.0, 0.0, 0.5), 0.0, 0.0, 0.0, 80.0)
+    shot = stage.shoot(view)
+    assert shot.labels[20, 40] == CLASSES.index('cabinet') + 1
+    assert shot.normals[20, 40] == pytest.approx([0, 0, -1], abs=1e-3)
+    assert shot.labels[45, 3] == CLASSES.index('floor') + 1
+    assert shot.normals[45, 3] == pytest.approx([0, -1, 0], abs=1e-3)
+    assert shot.labels[2, 3] == 0  # the sky
+    assert not shot.normals[2, 3].any()
+
+
+def test_walls_have_holes_where_the_plan_has_openings(stage):
+    plan = RoomPlan((4.0, 6.0), 2.5, 'mixed', openings=[
+        Opening(1, 0.8, 1.2, 0.9, 1.0, 'window'), Opening(2, -0.5, 1.0, 0.0, 2.1, 'doorway')])
+    stage.clear()
+    build_shell(stage, np.random.default_rng(5), plan)
+    stage.update()
+    assert stage.ray((0, 0.8 + 0.35, 1.2), (1, 0, 0)) == np.inf  # through the window
+    assert stage.ray((0, -1.5, 1.2), (1, 0, 0)) == pytest.approx(2.0, abs=0.2)  # the wall beside
+    assert stage.ray((0, 0, 1.2), (-1, 0, 0)) == pytest.approx(2.0, abs=0.2)
+    assert stage.ray((0, 0, 1.0), (0, 0, 1)) == pytest.approx(1.5, abs=0.01)
+    behind = stage.ray((-0.5, 0, 2.0), (0, -1, 0))  # past the doorway lies the next room
+    assert 3.2 < behind < 9
+
+
+def test_a_camera_in_a_narrow_place_is_noticed(stage):
+    rng = np.random.default_rng(0)
+    stage.clear()
+    for x in (-0.1, 0.1):
+        stage.box(Footprint(x, 0.0, 0.05, 1.0, 0.0), 1.0, 0.0, [stage.material(rng)])
+    stage.update()
+    assert cramped(stage, (0.0, 0.0, 0.5), 0.1)
+    assert not cramped(stage, (0.0, 0.0, 0.5), 0.05)
