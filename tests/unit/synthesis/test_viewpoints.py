@@ -1,4 +1,5 @@
 from depth_node.synthesis import viewpoints
+from depth_node.synthesis.blender import camera_normals
 from depth_node.synthesis.viewpoints import View
 import numpy as np
 import pytest
@@ -154,3 +155,16 @@ def test_views_are_repeatable():
     first, second = (viewpoints.sample_room_view(np.random.default_rng(9), (4, 5), 2.5)
                      for _ in range(2))
     assert first == second
+
+
+def test_normals_are_of_the_optical_frame_and_face_the_camera():
+    # a floor seen by a camera that looks 30 degrees down: up is (0, -cos 30, -sin 30) there
+    rotation = View((0, 0, 1), 70.0, -30.0, 0.0, 60.0).camera_to_world[:3, :3]
+    world = np.zeros((2, 3, 3))
+    world[..., 2] = 0.8  # two surfaces in a pixel shorten the mean
+    world[1, 2] = (0, 0, 0.3)
+    normals = camera_normals(world, rotation)
+    expected = (0, -np.cos(np.radians(30)), -np.sin(np.radians(30)))
+    assert normals[0] == pytest.approx(np.array([expected] * 3), abs=1e-6)
+    assert normals[1, 2].tolist() == [0, 0, 0]
+    assert normals.dtype == np.float32
