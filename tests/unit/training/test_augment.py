@@ -144,23 +144,38 @@ def test_each_photometric_step_acts(name):
     assert abs(float(out.mean()) - float(rgb.mean())) < 20
 
 
-def test_uneven_light_is_smooth_bounded_and_of_three_kinds():
-    gains = [uneven_light((48, 64), 0.4, np.random.default_rng(seed)) for seed in range(60)]
-    stacked = np.array(gains)
-    assert stacked.dtype == np.float32
-    assert stacked.min() > (1 - 0.4) * (1 - 0.2) * (1 - 0.1) - 1e-6
-    assert stacked.max() < (1 + 0.2) * (1 + 0.1) + 1e-6
-    assert np.abs(np.diff(stacked, axis=2)).max() < 0.05
-    centre = stacked[:, 23:25, 31:33].mean((1, 2))
-    corners = stacked[:, [0, 0, -1, -1], [0, -1] * 2]
-    assert (centre - corners.mean(1)).max() > 0.2  # dark corners
-    sides = np.abs(stacked[:, :, -1].mean(1) - stacked[:, :, 0].mean(1))
-    assert 0.1 < sides.max() < 0.3  # light from one side
-    # what stripes add changes over the rows, not along them: its sign flips more than once
-    column = stacked[:, :, 32] - np.linspace(0, 1, 48) * (stacked[:, -1:, 32]
-                                                         - stacked[:, :1, 32])
-    flips = (np.diff(np.sign(column - column.mean(1, keepdims=True)), axis=1) != 0).sum(1)
-    assert (flips > 4).any()
+class Drawn:
+    """Stands for a generator: which of the three kinds act, at full strength."""
+
+    def __init__(self, *acts: int, uniform: float = 0.0) -> None:
+        self.acts, self._uniform = acts, uniform
+
+    def random(self, count: int | None = None) -> np.ndarray | float:
+        return 1.0 if count is None else np.array([1.0 - act for act in self.acts])
+
+    def uniform(self, low: float, high: float) -> float:
+        return self._uniform
+
+
+def test_uneven_light_is_what_its_formula_says():
+    dark = uneven_light((31, 61), 0.4, Drawn(1, 0, 0))
+    assert dark[15, 30] == 1
+    assert dark[[0, 0, -1, -1], [0, -1, 0, -1]] == pytest.approx([0.6] * 4)
+    assert dark[15, 0] == pytest.approx(1 - 0.4 * 61**2 / (61**2 + 31**2))  # square of the radius
+    side = uneven_light((31, 61), 0.4, Drawn(0, 1, 0, uniform=0.0))  # from the right
+    assert side[:, -1] == pytest.approx(1 + 0.2 / np.sqrt(2), abs=1e-6)
+    assert side[:, 0] == pytest.approx(1 - 0.2 / np.sqrt(2), abs=1e-6)
+    stripes = uneven_light((31, 61), 0.4, Drawn(0, 0, 1, uniform=2.0))  # two turns, phase 2
+    expected = 1 + 0.1 * np.sin(2 * np.pi * np.linspace(-1, 1, 31) + 2)
+    assert stripes == pytest.approx(np.repeat(expected[:, None], 61, 1), abs=1e-5)
+
+
+def test_uneven_light_stays_within_its_level():
+    gains = np.array([uneven_light((48, 64), 0.4, np.random.default_rng(s)) for s in range(60)])
+    assert gains.dtype == np.float32
+    assert gains.min() > (1 - 0.4) * (1 - 0.2) * (1 - 0.1) - 1e-6
+    assert gains.max() < (1 + 0.2) * (1 + 0.1) + 1e-6
+    assert len(np.unique(gains.std((1, 2)).round(5))) > 40  # they differ
 
 
 def test_uneven_light_of_no_strength_is_even():
