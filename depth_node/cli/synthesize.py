@@ -14,9 +14,11 @@ HELP = 'render rooms and tables with true depth, to train on'
 
 EPILOG = """examples:
   depth-node synthesize --out ~/frames --preset preview --python bpy-env/bin/python
-      six scenes in a minute, and a contact sheet to look at
+      ten scenes in two minutes, a card and a contact sheet to look at
   depth-node synthesize --out ~/frames --scenes 1200 --workers 4 --seed 7
-      about 5 views a scene; stop with Ctrl-C, run the same line to continue
+      about 6 views a scene; stop with Ctrl-C, run the same line to continue
+  depth-node synthesize --out ~/motion --channels normals,labels --sequence 3
+      three frames of a camera motion from every view, with normals and classes of surfaces
   depth-node synthesize --out demo/clip --clip 5022 --seed 20261121
       the demo clip: 60 frames of a walk through one held-out room
 
@@ -25,7 +27,7 @@ Debian package sweethome3d-furniture. Scenes are split by number: 84 % train, 8 
 """
 
 PRESETS = {  # scenes, (width, height), samples a pixel
-    'preview': (6, (256, 192), 2),
+    'preview': (10, (256, 192), 2),
     'training': (1000, (256, 192), 4),
     'fine': (1000, (320, 240), 8),
 }
@@ -54,6 +56,17 @@ def _share(text: str) -> float:
     return value
 
 
+def _channels(text: str) -> tuple[str, ...]:
+    from depth_node.synthesis.recipe import CHANNELS
+
+    names = tuple(dict.fromkeys(text.split(',')))
+    for name in names:
+        if name not in CHANNELS:
+            raise argparse.ArgumentTypeError(f'{name!r}: expected {" or ".join(CHANNELS)}, '
+                                             'joined by commas')
+    return names
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -62,13 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--preset', choices=PRESETS, default='training',
                         help='defaults for scenes, size and samples (default: training)')
     parser.add_argument('--seed', type=int, default=1, help='seed of all scenes (default: 1)')
-    parser.add_argument('--scenes', type=_count, help='how many scenes, about 5 frames each')
+    parser.add_argument('--scenes', type=_count, help='how many scenes, about 6 frames each')
     parser.add_argument('--size', type=_size, metavar='WxH', help='frame size, such as 256x192')
     parser.add_argument('--spp', type=_count, help='path samples a pixel before denoising')
     parser.add_argument('--workers', type=_count, default=2,
                         help='rendering processes, one core and 0.6 to 2 GB each (default: 2)')
-    parser.add_argument('--tables', type=_share, default=0.45, metavar='SHARE',
-                        help='share of scenes that are table tops (default: 0.45)')
+    parser.add_argument('--tables', type=_share, default=0.42, metavar='SHARE',
+                        help='share of scenes that are table tops (default: 0.42)')
+    parser.add_argument('--channels', type=_channels, default=(), metavar='LIST',
+                        help='write beside colour and depth: normals,labels')
+    parser.add_argument('--sequence', type=_count, default=1, metavar='N',
+                        help='frames of a short camera motion from every view (default: 1)')
     parser.add_argument('--minutes', type=float, help='start no new scene after this time')
     parser.add_argument('--textures', type=Path,
                         help='folder of surface photographs, used beside procedural pictures')
@@ -127,7 +144,8 @@ def _run(args: argparse.Namespace) -> int:
     settings = generate.Settings(
         out=args.out.expanduser().resolve(), seed=args.seed, scenes=args.scenes or scenes,
         workers=args.workers, size_hw=(height, width), spp=args.spp or spp,
-        table_share=args.tables, catalogue=catalogue,
+        table_share=args.tables, channels=args.channels, sequence=args.sequence,
+        catalogue=catalogue,
         cache=args.cache or default_cache_dir(),
         textures=args.textures.resolve() if args.textures else None,
         stop_at=time.time() + args.minutes * 60 if args.minutes else float('inf'),
@@ -161,9 +179,10 @@ def _frames(settings: Settings, python: str) -> int:
         if finished_scenes(settings.out):
             meta = generate.finish(settings)
             for split, count in meta['counts'].items():
-                print(f'{split:5} {count["scenes"]:5} scenes {count["frames"]:6} frames '
-                      f'({count["room"]} room, {count["table"]} table)')
-            print(f'look at {settings.out / "contact_sheet.jpg"}')
+                kinds = ', '.join(f'{number} {kind}' for kind, number in count.items()
+                                  if kind not in ('scenes', 'frames'))
+                print(f'{split:5} {count["scenes"]:5} scenes {count["frames"]:6} frames ({kinds})')
+            print(f'look at {settings.out / "contact_sheet.jpg"} and card.md beside it')
     return 0
 
 

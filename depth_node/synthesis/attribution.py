@@ -53,8 +53,8 @@ def markdown(assets: Iterable[Asset], used: set[str]) -> str:
         '(https://www.sweethome3d.com, Debian package `sweethome3d-furniture`). They were scaled '
         'to their catalogue sizes, made opaque and partly recoloured, then rendered with Blender '
         'Cycles. No author endorses this project.', '',
-        'Light from environment pictures uses the CC0 ones that come with Blender. All other '
-        'surfaces are procedural.',
+        'Light, views through windows and the photographs on posters come from the CC0 '
+        'environment pictures of Blender. All other surfaces are procedural.',
     ]
     pictures = sorted(key.partition('/')[2] for key in used if key.startswith('texture/'))
     if pictures:

@@ -6,13 +6,15 @@ process, so a process has one Stage.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 import tempfile
 from typing import Any
 
-from depth_node.synthesis import textures
+from depth_node.synthesis import shapes, textures
 from depth_node.synthesis.catalogue import Asset, unpack
 from depth_node.synthesis.layout import Footprint
+from depth_node.synthesis.recipe import CLASSES, ROLE_CLASS
 from depth_node.synthesis.viewpoints import View, focal_px, ray_directions
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +58,7 @@ class Stage:
         cache_dir: where the furniture archives are unpacked.
         archives: archive stem -> .sh3f file.
         pictures: photographs of surfaces used beside the procedural textures.
+        channels: of `recipe.CHANNELS`, rendered beside colour and depth.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Stage:
         cache_dir: Path,
         archives: dict[str, Path],
         pictures: list[Path] | None = None,
+        channels: tuple[str, ...] = (),
     ) -> None:
         self._bpy = import_bpy()
         self.size_hw = size_hw
@@ -72,6 +76,8 @@ class Stage:
         self.pictures = pictures or []
         self._cache_dir = cache_dir
         self._archives = archives
+        self.channels = channels
+        self._panoramas: list[textures.Picture] = []
         self._meshes: dict[str, Any] = {}
         self._temporary: list[Any] = []
         self._exr = Path(tempfile.mkdtemp(prefix='depth_node_')) / 'frame.exr'
@@ -96,7 +102,10 @@ class Stage:
         cycles.glossy_bounces, cycles.transmission_bounces = 2, 0
         cycles.caustics_reflective = cycles.caustics_refractive = False
         cycles.sample_clamp_direct = cycles.sample_clamp_indirect = 4.0
-        self._bpy.context.view_layer.use_pass_z = True
+        layer = self._bpy.context.view_layer
+        layer.use_pass_z = True
+        layer.use_pass_normal = 'normals' in channels
+        layer.use_pass_object_index = 'labels' in channels
         self.camera = self._bpy.data.objects.new('camera', self._bpy.data.cameras.new('camera'))
         self.camera.data.sensor_fit = 'HORIZONTAL'
         self.camera.data.clip_start, self.camera.data.clip_end = 0.01, 1000.0
@@ -158,6 +167,7 @@ class Stage:
         if emission:
             targets.append(shader.inputs['Emission Color'])
             shader.inputs['Emission Strength'].default_value = emission
+            material.cycles.emission_sampling = 'NONE'  # lamps light the scene, this only shows
         if picture is None:
             linear = np.array(colour if colour is not None else textures.colour(rng)) ** 2.2
             for target in targets:
@@ -177,18 +187,44 @@ class Stage:
 
     def surface(self, rng: np.random.Generator, use: str) -> Any:
         """Make the material for a use of `textures.USES`, procedural or from a photograph."""
-        unit = use in ('box', 'cylinder', 'poster')  # one picture a face instead of metres
-        scale = 1.0 if unit else float(np.exp(rng.uniform(np.log(0.4), np.log(2.5))))
+        unit = use in textures.UNIT_USES
+        low, high = (0.25, 1.4) if use in ('table', 'cloth') else (0.4, 2.5)
+        scale = 1.0 if unit else float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        if use == 'ceiling':
+            scale = 0.6
+        # tables and floors are often glossy: reflections and glare
+        shine = use in ('table', 'floor', 'cabinet', 'screen') and rng.uniform() < 0.3
+        roughness = float(rng.uniform(0.08, 0.3)) if shine else None
+        if use == 'ceiling':
+            roughness = 0.9
         # drawn without photographs too: most scenes then look the same with and without them
         photograph = use in ('wall', 'floor', 'table') and rng.uniform() < 0.2
         if photograph and self.pictures:
             path = self.pictures[int(rng.integers(len(self.pictures)))]
             self.used.add(f'texture/{path.name}')
-            return self.material(rng, picture=path, scale=scale)
-        if use == 'box' and rng.uniform() < 0.15:
+            return self.material(rng, picture=path, scale=scale, roughness=roughness)
+        if use in ('box', 'cloth', 'cylinder') and rng.uniform() < 0.15:
             return self.material(rng)
+        if (use == 'poster' and rng.uniform() < 0.5) or (use == 'box' and rng.uniform() < 0.12):
+            return self.material(rng, picture=self.photograph(rng), roughness=roughness)
         kind = textures.draw_kind(rng, use)
-        return self.material(rng, picture=textures.make(rng, kind), scale=scale)
+        glow = float(rng.uniform(0.1, 1.2)) if use == 'screen' and rng.uniform() < 0.8 else 0.0
+        return self.material(rng, picture=textures.make(rng, kind), scale=scale,
+                             roughness=roughness, emission=glow)
+
+    def photograph(self, rng: np.random.Generator) -> textures.Picture:
+        """A crop of one of Blender's environment pictures: real photographs for posters."""
+        if not self._panoramas:
+            for path in sky_files():
+                channels = read_channels(path)
+                colour = np.stack([channels[c] for c in 'RGB'], -1).astype(np.float32)
+                colour = np.clip(colour / max(float(np.percentile(colour, 90)), 1e-6), 0, 1)
+                self._panoramas.append((colour ** (1 / 2.2) * 255).astype(np.uint8))
+        whole = self._panoramas[int(rng.integers(len(self._panoramas)))]
+        side = int(rng.integers(90, min(whole.shape[:2]) // 2))
+        y = int(rng.integers(0, whole.shape[0] - side))
+        x = int(rng.integers(0, whole.shape[1] - side))
+        return np.ascontiguousarray(whole[y:y + side, x:x + side])
 
     def _image(self, picture: textures.Picture | Path) -> Any:
         if isinstance(picture, Path):
@@ -206,35 +242,57 @@ class Stage:
 
     # -- things -------------------------------------------------------------------------------
 
-    def _add(self, mesh: Any, footprint: Footprint, z: float) -> Any:
+    def _add(
+        self, mesh: Any, footprint: Footprint, z: float, label: str,
+        tilt: tuple[float, float] = (0.0, 0.0),
+    ) -> Any:
         thing = self._bpy.data.objects.new('o', mesh)
         thing.location = (footprint.x, footprint.y, z)
-        thing.rotation_euler = (0, 0, footprint.yaw)
+        thing.rotation_euler = (*tilt, footprint.yaw)
+        thing.pass_index = CLASSES.index(label) + 1
         self.scene.collection.objects.link(thing)
         return thing
 
+    def shape(
+        self, mesh: shapes.Mesh, footprint: Footprint, z: float, materials: list[Any], *,
+        label: str = 'object', smooth: bool = False, tilt: tuple[float, float] = (0.0, 0.0),
+    ) -> Any:
+        """Add a made mesh at the footprint's place; faces take turns with the materials."""
+        made = self._bpy.data.meshes.new('g')
+        self._temporary.append(made)
+        made.from_pydata(mesh.vertices.tolist(), [], mesh.faces)
+        for material in materials:
+            made.materials.append(material)
+        if len(materials) > 1:
+            made.polygons.foreach_set('material_index',
+                                      np.arange(len(mesh.faces)) % len(materials))
+        made.uv_layers.new().data.foreach_set('uv', np.asarray(mesh.uv, np.float32).ravel())
+        if smooth:
+            made.polygons.foreach_set('use_smooth', np.ones(len(mesh.faces), bool))
+            made.set_sharp_from_angle(angle=0.8)
+        return self._add(made, footprint, z, label, tilt)
+
     def box(
         self, footprint: Footprint, height: float, z: float, materials: list[Any], *,
-        unit_uv: bool = False,
+        unit_uv: bool = False, label: str = 'object', tilt: tuple[float, float] = (0.0, 0.0),
     ) -> Any:
         """Add a box standing on height z; faces take turns with the materials."""
-        half = np.array([footprint.width, footprint.depth]) / 2
-        size = np.array([footprint.width, footprint.depth, height])
-        corners = np.array([[sx * half[0], sy * half[1], sz * height]
-                            for sz in (0, 1) for sy in (-1, 1) for sx in (-1, 1)])
-        faces = [(0, 1, 5, 4), (1, 3, 7, 5), (3, 2, 6, 7), (2, 0, 4, 6), (4, 5, 7, 6),
-                 (0, 2, 3, 1)]
-        spans = [(0, 2), (1, 2), (0, 2), (1, 2), (0, 1), (1, 0)]
-        mesh = self._mesh(corners, faces, materials)
-        uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
-        layer = np.concatenate([
-            uv if unit_uv else uv * (size[a], size[b]) for a, b in spans])
-        mesh.uv_layers.new().data.foreach_set('uv', layer.ravel())
-        return self._add(mesh, footprint, z)
+        width, depth = footprint.width, footprint.depth
+        block = shapes.Block((-width / 2, -depth / 2, 0.0), (width, depth, height))
+        return self.shape(shapes.blocks([block], unit_uv=unit_uv), footprint, z, materials,
+                          label=label, tilt=tilt)
+
+    def blocks(
+        self, parts: list[shapes.Block], footprint: Footprint, z: float, materials: list[Any], *,
+        unit_uv: bool = False, label: str = 'object',
+    ) -> Any:
+        """Add a compound of boxes given in the footprint's frame."""
+        return self.shape(shapes.blocks(parts, unit_uv=unit_uv), footprint, z, materials,
+                          label=label)
 
     def cylinder(
         self, footprint: Footprint, height: float, z: float, materials: list[Any],
-        segments: int = 28,
+        segments: int = 28, *, label: str = 'object',
     ) -> Any:
         """Add an upright cylinder whose diameter is the footprint's width."""
         angle = np.arange(segments) / segments * 2 * np.pi
@@ -244,37 +302,27 @@ class Stage:
         sides = [(i, (i + 1) % segments, (i + 1) % segments + segments, i + segments)
                  for i in range(segments)]
         top = tuple(range(segments, 2 * segments))
-        mesh = self._mesh(corners, [*sides, top], materials[:1])
         step = 2 / segments
         uv = [[(i * step, 0), ((i + 1) * step, 0), ((i + 1) * step, 1), (i * step, 1)]
               for i in range(segments)]
-        flat = np.array(uv).reshape(-1, 2)
-        layer = np.concatenate([flat, ring / footprint.width + 0.5])
-        mesh.uv_layers.new().data.foreach_set('uv', layer.ravel())
-        for polygon in mesh.polygons[:segments]:
+        layer = np.concatenate([np.array(uv).reshape(-1, 2), ring / footprint.width + 0.5])
+        thing = self.shape(shapes.Mesh(corners, [*sides, top], layer), footprint, z, materials[:1],
+                           label=label)
+        for polygon in thing.data.polygons[:segments]:
             polygon.use_smooth = True
-        return self._add(mesh, footprint, z)
+        return thing
 
-    def sheet(self, corners: NDArray[np.float64], uv: NDArray[np.float64], material: Any) -> Any:
-        """Add one flat quadrilateral given by (4, 3) corners and (4, 2) texture coordinates."""
-        mesh = self._mesh(corners, [(0, 1, 2, 3)], [material])
-        mesh.uv_layers.new().data.foreach_set('uv', np.asarray(uv, float).ravel())
-        return self._add(mesh, Footprint(0, 0, 1, 1, 0), 0.0)
-
-    def _mesh(self, corners: NDArray[np.float64], faces: list[Any], materials: list[Any]) -> Any:
-        mesh = self._bpy.data.meshes.new('g')
-        self._temporary.append(mesh)
-        mesh.from_pydata(np.asarray(corners, float).tolist(), [], faces)
-        for material in materials:
-            mesh.materials.append(material)
-        if len(materials) > 1:
-            for index, polygon in enumerate(mesh.polygons):
-                polygon.material_index = index % len(materials)
-        return mesh
+    def sheet(self, corners: NDArray[np.float64], uv: NDArray[np.float64], material: Any, *,
+              label: str = 'wall') -> Any:
+        """Add flat quadrilaterals: (4, 3) or (N, 4, 3) corners, (4, 2) or (N, 4, 2) texture."""
+        points = np.asarray(corners, float).reshape(-1, 3)
+        faces = [tuple(range(i, i + 4)) for i in range(0, len(points), 4)]
+        mesh = shapes.Mesh(points, faces, np.asarray(uv, float).reshape(-1, 2))
+        return self.shape(mesh, Footprint(0, 0, 1, 1, 0), 0.0, [material], label=label)
 
     def model(
         self, rng: np.random.Generator, asset: Asset, footprint: Footprint, z: float, *,
-        recolour: float = 0.5,
+        recolour: float = 0.5, tilt: tuple[float, float] = (0.0, 0.0),
     ) -> Any | None:
         """Add a catalogue model at its true size; None when the file cannot be used.
 
@@ -284,11 +332,12 @@ class Stage:
             footprint: where it stands; its size is the asset's, not the footprint's.
             z: height of its lowest point [m].
             recolour: share of the models whose plain materials get a drawn colour.
+            tilt: turn about its own x and y [rad].
         """
         mesh = self._model_mesh(asset)
         if mesh is None:
             return None
-        thing = self._add(mesh, footprint, z)
+        thing = self._add(mesh, footprint, z, ROLE_CLASS[asset.role], tilt)
         self.used.add(asset.key)
         if asset.role != 'person' and rng.uniform() < recolour:
             for slot in thing.material_slots:
@@ -342,8 +391,18 @@ class Stage:
 
     # -- light --------------------------------------------------------------------------------
 
-    def sky(self, path: Path | None, strength: float, turn: float = 0.0) -> None:
-        """Light the scene by an environment picture, or by a grey world when path is None."""
+    def sky(
+        self, path: Path | None, strength: float, turn: float = 0.0, *, lights: bool = True
+    ) -> None:
+        """Light the scene by an environment picture, or by a grey world when path is None.
+
+        With `lights` False it is only seen (through windows), where lamps stand for its light:
+        few of its rays would find their way in, which is noise.
+        """
+        seen = self.scene.world.cycles_visibility
+        seen.diffuse = seen.glossy = seen.transmission = lights
+        # the map by which its light is sampled takes seconds to build: only where it shines
+        self.scene.world.cycles.sampling_method = 'AUTOMATIC' if lights else 'NONE'
         tree = self.scene.world.node_tree
         tree.nodes.clear()
         background = tree.nodes.new('ShaderNodeBackground')
@@ -407,28 +466,82 @@ class Stage:
         lengths = [self.ray(view.position, tuple(ray)) for ray in directions]
         return np.array(lengths) * factors
 
-    def render(self, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Render a view.
-
-        Returns:
-            (H, W, 3) linear radiance and (H, W) depth [m], NaN where unknown or beyond FAR_M.
-        """
+    def aim(self, view: View) -> None:
+        """Point the camera."""
         from mathutils import Matrix
 
         data = self.camera.data
         width = self.size_hw[1]
         data.lens = focal_px(width, view.hfov_deg) / width * data.sensor_width
         self.camera.matrix_world = Matrix(view.camera_to_world @ _OPTICAL_TO_BLENDER)
+
+    def render(self, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Render a view.
+
+        Returns:
+            (H, W, 3) linear radiance and (H, W) depth [m], NaN where unknown or beyond FAR_M.
+        """
+        shot = self.shoot(view)
+        return shot.radiance, shot.depth
+
+    def shoot(self, view: View) -> Shot:
+        """Render a view with the stage's channels."""
+        self.aim(view)
         self._exr.unlink(missing_ok=True)
         self._bpy.ops.render.render(write_still=True)
         if not self._exr.is_file():
             raise RenderError(f'{self._exr}: Blender finished a render without writing it; '
                               'check the free space of the temporary folder')
-        return read_exr(self._exr)
+        channels = read_channels(self._exr)
+        depth = _channel(channels, 'Depth.Z').astype(np.float32)
+        known = depth < FAR_M
+        normals = labels = None
+        if 'normals' in self.channels:
+            world = np.stack([_channel(channels, f'Normal.{c}') for c in 'XYZ'], -1)
+            normals = camera_normals(world, view.camera_to_world[:3, :3])
+            normals[~known] = 0
+        if 'labels' in self.channels:
+            index = _channel(channels, 'Object Index.X')
+            labels = np.where(known, np.rint(index), 0).astype(np.uint8)
+        colour = [_channel(channels, f'Combined.{c}') for c in 'RGB']
+        return Shot(np.stack(colour, -1).astype(np.float32),
+                    np.where(known, depth, np.float32(np.nan)), normals, labels)
 
 
-def read_exr(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Read the colour and the depth of Blender's multi-part EXR (see Stage.render)."""
+@dataclass(frozen=True)
+class Shot:
+    """A rendered view.
+
+    Attributes:
+        radiance: (H, W, 3) linear.
+        depth: (H, W) planar depth [m], NaN where unknown or beyond FAR_M.
+        normals: (H, W, 3) unit vectors in the optical frame towards the camera, 0 = unknown.
+        labels: (H, W) uint8, index in `recipe.CLASSES` + 1, 0 = unknown.
+    """
+
+    radiance: NDArray[np.float32]
+    depth: NDArray[np.float32]
+    normals: NDArray[np.float32] | None = None
+    labels: NDArray[np.uint8] | None = None
+
+
+def camera_normals(
+    world: NDArray[np.floating], rotation: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Turn averaged world normals into unit vectors in the optical frame; 0 where there is none.
+
+    Args:
+        world: (H, W, 3), shorter than 1 where a pixel shows several surfaces.
+        rotation: (3, 3), optical frame to world.
+    """
+    turned = world @ rotation
+    length = np.linalg.norm(turned, axis=-1, keepdims=True)
+    unit = np.where(length > 0.5, turned / np.maximum(length, 1e-6), 0)
+    return unit.astype(np.float32)
+
+
+def read_channels(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read all channels of an EXR (Blender's has several parts) by name."""
     import OpenEXR
 
     channels: dict[str, NDArray[np.float32]] = {}
@@ -436,10 +549,7 @@ def read_exr(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         for part in file.parts:
             for name, channel in part.channels.items():
                 channels[name] = channel.pixels
-    colour = [_channel(channels, f'Combined.{c}') for c in 'RGB']
-    depth = _channel(channels, 'Depth.Z').astype(np.float32)
-    depth = np.where(depth < FAR_M, depth, np.float32(np.nan))
-    return np.stack(colour, -1).astype(np.float32), depth
+    return channels
 
 
 def _channel(channels: dict[str, NDArray[np.float32]], suffix: str) -> NDArray[np.float32]:

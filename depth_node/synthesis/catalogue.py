@@ -55,6 +55,13 @@ _NOT_TABLE = re.compile(
     r'lamp|tennis|bedside|changing|football|\bfan\b|remote|glass table|dressing|tablet|pool table'
 )
 _CHAIR = re.compile(r'chair|stool|class seat|\bpuff\b|piano bench|ottoman')
+# Beside the 'small' models: what else people put on tables, desks and worktops.
+_DESKTOP = re.compile(
+    r'lamp|imac|monitor|laptop|printer|stereo|speaker|microwave|coffee|brewer|vase|orchid|bonsai'
+    r'|plant$|letter tray|dvd|mp3|projector|bowl|tray|bread box|knife stand|kitchen tools'
+    r'|utensils|cooker|fryer|chopping|candle|hat\b|helmet|backpack|briefcase|cardboard box'
+    r'|folded|grinder|keyboard|xylophone|plate|tv\b|lantern|toaster|small oven|amplifier'
+)
 _DOOR = re.compile(r'^(exterior )?(double )?door$|window')
 
 
@@ -82,6 +89,14 @@ class Asset:
     creator: str
     licence: str
     role: str
+
+    @property
+    def desktop(self) -> bool:
+        """Whether it stands on tables although it is larger than what is called 'small'."""
+        return (
+            self.role in ('floor', 'wall') and max(self.size_m) < 0.85
+            and _DESKTOP.search(self.name.lower()) is not None
+            and self.category not in ('Exterior', 'Vehicles'))
 
 
 class CatalogueError(RuntimeError):

@@ -12,9 +12,10 @@ from depth_node.synthesis import scenes
 from depth_node.synthesis.blender import Stage
 from depth_node.synthesis.catalogue import Asset
 from depth_node.synthesis.layout import RoomPlan
+from depth_node.synthesis.recipe import RECIPE
 from depth_node.synthesis.viewpoints import View, focal_px, look_at, rejection
 from depth_node.synthesis.worker import scene_rng
-from depth_node.synthesis.writer import depth_to_millimetres, split_of, tone_map
+from depth_node.synthesis.writer import brightness, depth_to_millimetres, split_of, tone_map
 import numpy as np
 import yaml
 
@@ -96,7 +97,6 @@ def stage_clip_room(
     rng = scene_rng(seed, scene)
     stage.clear()
     stage.seed(int(rng.integers(2**31)))
-    rng.uniform()  # the worker draws the kind here
     plan = scenes.build_room(stage, rng, assets)
     stage.update()
     return plan, rng
@@ -109,7 +109,7 @@ def render_clip(
     """Render the clip into `out`: NNN.jpg, NNN.depth.png at half size, camera.yaml, clip.json.
 
     Returns:
-        What clip.json says: seed, scene, assets, exposure.
+        What clip.json says: recipe, seed, scene, assets, poses.
     """
     plan, rng = stage_clip_room(stage, assets, seed, scene)
     views = find_path(stage, rng, plan, frames)
@@ -118,15 +118,13 @@ def render_clip(
                          'choose another --clip scene number')
     out.mkdir(parents=True, exist_ok=True)
     height, width = stage.size_hw
-    level = None
+    reference = None
     for index, view in enumerate(views):
         stem = out / f'{index:03d}'
         radiance, depth = stage.render(view)
-        luminance = radiance @ np.array([0.2126, 0.7152, 0.0722], np.float32)
-        if level is None:  # one exposure for the whole clip: no flicker
-            level = 0.75 / max(float(np.percentile(luminance, 94)), 1e-6)
-        reference = float(np.percentile(luminance, 94))
-        rgb = tone_map(radiance, percentile=94, level=level * reference)
+        if reference is None:  # one exposure for the whole clip: no flicker
+            reference = brightness(radiance, 94)
+        rgb = tone_map(radiance, level=0.75, reference=reference)
         cv2.imwrite(f'{stem}.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
                     [cv2.IMWRITE_JPEG_QUALITY, 84])
         cv2.imwrite(f'{stem}.depth.png', depth_to_millimetres(depth)[::2, ::2],
@@ -134,7 +132,7 @@ def render_clip(
         progress(index + 1)
     write_camera(out / 'camera.yaml', width, height)
     notes = {
-        'seed': seed, 'scene': scene, 'frames': len(views), 'rate_hz': RATE_HZ,
+        'recipe': RECIPE, 'seed': seed, 'scene': scene, 'frames': len(views), 'rate_hz': RATE_HZ,
         'split': split_of(scene), 'assets': sorted(stage.used),
         'depth': 'NNN.depth.png: uint16 millimetres of planar Z, pixel (v, u) is that of '
                  'pixel (2v, 2u) of NNN.jpg, 0 = unknown',

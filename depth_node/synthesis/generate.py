@@ -18,11 +18,14 @@ from typing import Any
 from depth_node.synthesis import attribution
 from depth_node.synthesis.blender import RenderError
 from depth_node.synthesis.catalogue import CATALOGUE_DIR, default_cache_dir, load_catalogue
+from depth_node.synthesis.recipe import RECIPE
+from depth_node.synthesis.worker import TABLE_SHARE
 from depth_node.synthesis.writer import finished_scenes, summarise
 
 PYTHON_VARIABLE = 'DEPTH_NODE_BPY_PYTHON'
 # What must not change when a run is continued: the scenes on disk would not be its own.
-_FIXED = ('seed', 'size_hw', 'spp', 'table_share')
+_FIXED = ('recipe', 'seed', 'size_hw', 'spp', 'table_share', 'channels', 'sequence')
+_BEFORE = {'recipe': 1, 'channels': [], 'sequence': 1}  # folders that do not say so
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Settings:
     workers: int = 2
     size_hw: tuple[int, int] = (192, 256)
     spp: int = 4
-    table_share: float = 0.45
+    table_share: float = TABLE_SHARE
+    channels: tuple[str, ...] = ()
+    sequence: int = 1
     catalogue: Path = CATALOGUE_DIR
     cache: Path = field(default_factory=default_cache_dir)
     textures: Path | None = None
@@ -45,7 +50,8 @@ class Settings:
         """Plain values; an endless run stops in the year 2286."""
         plain = {key: str(value) if isinstance(value, Path) else value
                  for key, value in asdict(self).items()}
-        return {**plain, 'size_hw': list(self.size_hw), 'stop_at': min(self.stop_at, 1e10)}
+        return {**plain, 'recipe': RECIPE, 'size_hw': list(self.size_hw),
+                'channels': list(self.channels), 'stop_at': min(self.stop_at, 1e10)}
 
 
 def find_python(given: str | None) -> str:
@@ -58,7 +64,7 @@ def find_python(given: str | None) -> str:
     try:
         probe = subprocess.run(
             [python, '-c', 'import bpy, cv2, OpenEXR, numpy'],
-            capture_output=True, text=True, timeout=120)
+            capture_output=True, text=True, timeout=300)
         trouble = (probe.stderr.strip().splitlines() or [''])[-1] if probe.returncode else ''
     except (OSError, subprocess.TimeoutExpired) as error:
         trouble = str(error)
@@ -85,8 +91,12 @@ def prepare(settings: Settings) -> set[int]:
     path = settings.out / '.settings.json'
     done = finished_scenes(settings.out)
     wanted = settings.to_json()
-    if path.is_file() and done:
-        found = json.loads(path.read_text())
+    if done and not path.is_file():
+        raise ValueError(
+            f'{settings.out}: holds {len(done)} scenes but no {path.name} that says how they were '
+            'made; choose another --out')
+    if done:
+        found = {**_BEFORE, **json.loads(path.read_text())}
         for key in _FIXED:
             if found[key] != wanted[key]:
                 raise ValueError(
@@ -158,7 +168,7 @@ def finish(settings: Settings) -> dict[str, Any]:
     assets = load_catalogue(settings.catalogue)
     used = attribution.used_assets([settings.out / ''])
     plain = settings.to_json()
-    generator = {key: plain[key] for key in ('spp', 'table_share')}
+    generator = {key: plain[key] for key in ('spp', 'table_share', 'channels', 'sequence')}
     generator['photographs'] = sorted(
         key.partition('/')[2] for key in used if key.startswith('texture/'))
     return summarise(

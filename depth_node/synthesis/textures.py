@@ -220,27 +220,132 @@ def _plain(rng: np.random.Generator) -> _Field:
     return base * (1 + rng.uniform(0, 0.08) * (noise(rng, 0.9) - 0.5))[..., None]
 
 
+def _checker(rng: np.random.Generator) -> _Field:
+    count = int(rng.choice([2, 4, 8, 16]))
+    index = np.arange(SIZE) * count // SIZE
+    board = ((index[:, None] + index[None, :]) % 2).astype(float)
+    image = _blend(board, colour(rng), colour(rng))
+    return image * (1 - rng.uniform(0, 0.25) * noise(rng, 1.0))[..., None]
+
+
+def _plaid(rng: np.random.Generator) -> _Field:
+    image = np.empty((SIZE, SIZE, 3))
+    image[:] = colour(rng)
+    for _ in range(int(rng.integers(2, 6))):
+        low, width = int(rng.integers(SIZE)), int(rng.integers(3, 60))
+        band = np.arange(low, low + width) % SIZE
+        tint = np.array(colour(rng))
+        image[band] = 0.5 * image[band] + 0.5 * tint
+        image[:, band] = 0.5 * image[:, band] + 0.5 * tint
+    return image
+
+
+def _carpet(rng: np.random.Generator) -> _Field:
+    base = np.array(colour(rng, str(rng.choice(['grey', 'dark', 'pastel', 'strong', 'wood']))))
+    pile = 1 + rng.uniform(0.3, 0.9) * (rng.uniform(0, 1, (SIZE, SIZE)) - 0.5)
+    return base * (pile * (0.85 + 0.3 * noise(rng, 1.2)))[..., None]
+
+
+def _worn(rng: np.random.Generator) -> _Field:
+    """Paint or concrete with stains and scratches."""
+    image = _cloudy(rng) if rng.uniform() < 0.5 else _speckle(rng)
+    for _ in range(int(rng.integers(2, 7))):
+        spot = noise(rng, 2.0) > rng.uniform(0.7, 0.95)
+        image[spot] *= rng.uniform(0.6, 1.2)
+    for _ in range(int(rng.integers(0, 14))):
+        ends = [tuple(int(v) for v in rng.integers(0, SIZE, 2)) for _ in range(2)]
+        cv2.line(image, *ends, colour(rng, 'grey'), 1, cv2.LINE_AA)
+    return image
+
+
+def _fronts(rng: np.random.Generator) -> _Field:
+    """Doors and drawers of cupboards, with gaps and handles."""
+    base = colour(rng, str(rng.choice(['light', 'light', 'wood', 'pastel', 'grey', 'strong'])))
+    image = _wood(rng, base) if rng.uniform() < 0.4 else np.broadcast_to(
+        np.array(base), (SIZE, SIZE, 3)).copy()
+    handle, columns = colour(rng, 'grey'), int(rng.choice([1, 2, 2, 3]))
+    long, width = int(rng.integers(12, 50)), SIZE // columns
+    for column in range(columns):
+        rows = int(rng.choice([1, 1, 2, 3, 4]))
+        left = column * width
+        for row in range(rows):
+            top, tall = row * SIZE // rows, SIZE // rows
+            cv2.rectangle(image, (left, top), (left + width - 1, top + tall - 1),
+                          tuple(0.45 * v for v in base), 2)
+            if rng.uniform() < 0.4:
+                cv2.rectangle(image, (left + 12, top + 12),
+                              (left + width - 13, top + tall - 13), tuple(0.8 * v for v in base),
+                              2)
+            if rows == 1:
+                x, y = left + (width - 14 if column % 2 else 14), int(rng.integers(40, 200))
+                cv2.line(image, (x, y), (x, y + long), handle, 4, cv2.LINE_AA)
+            else:
+                x, y = left + width // 2, top + tall // 4
+                cv2.line(image, (x - long // 2, y), (x + long // 2, y), handle, 4, cv2.LINE_AA)
+    return image
+
+
+def _screen(rng: np.random.Generator) -> _Field:
+    """What a monitor shows: windows and lines of text, or a dark panel."""
+    image = np.empty((SIZE, SIZE, 3))
+    if rng.uniform() < 0.35:
+        image[:] = rng.uniform(0.01, 0.06)
+        return image
+    image[:] = colour(rng, str(rng.choice(['light', 'dark', 'strong'])))
+    for _ in range(int(rng.integers(1, 4))):
+        x, y = (int(v) for v in rng.integers(0, 120, 2))
+        wide, tall = (int(v) for v in rng.integers(80, 200, 2))
+        paper = float(rng.choice([0.95, 0.1]))
+        cv2.rectangle(image, (x, y), (x + wide, y + tall), (paper,) * 3, -1)
+        for line in range(y + 12, y + tall - 4, int(rng.integers(7, 12))):
+            end = x + 6 + int((wide - 12) * rng.uniform(0.2, 1))
+            cv2.line(image, (x + 6, line), (end, line),
+                     tuple(abs(paper - 0.25) for _ in range(3)), 2)
+    return image
+
+
+def _grid(rng: np.random.Generator) -> _Field:
+    """A suspended ceiling: light tiles with thin seams and small holes."""
+    base = np.array(colour(rng, 'light')) ** 0.5
+    image = base * (1 - 0.12 * (rng.uniform(0, 1, (SIZE, SIZE)) > rng.uniform(0.85, 1)))[..., None]
+    image[:3] *= 0.6
+    image[:, :3] *= 0.6
+    return image
+
+
 _KINDS: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
     'wood': _wood, 'planks': _planks, 'tiles': _tiles, 'bricks': _bricks, 'speckle': _speckle,
     'cloudy': _cloudy, 'marble': _marble, 'terrazzo': _terrazzo, 'stripes': _stripes,
     'dots': _dots, 'weave': _weave, 'picture': _picture, 'print': _print, 'plain': _plain,
+    'checker': _checker, 'plaid': _plaid, 'carpet': _carpet, 'worn': _worn, 'fronts': _fronts,
+    'screen': _screen, 'grid': _grid,
 }
 KINDS = tuple(_KINDS)
 
 # How often each kind covers each part of a scene.
 USES: dict[str, dict[str, float]] = {
-    'wall': {'plain': 10, 'cloudy': 4, 'speckle': 2, 'stripes': 1.5, 'bricks': 1, 'tiles': 1,
-             'planks': 0.7, 'dots': 0.5, 'marble': 0.4, 'picture': 0.3, 'weave': 0.6},
-    'floor': {'planks': 6, 'tiles': 4, 'speckle': 3, 'cloudy': 2, 'terrazzo': 1, 'marble': 1.5,
-              'weave': 1.5, 'wood': 1, 'plain': 1.5, 'stripes': 0.4},
+    'wall': {'plain': 10, 'cloudy': 4, 'worn': 2, 'speckle': 2, 'stripes': 1.5, 'bricks': 1,
+             'tiles': 1, 'planks': 0.7, 'dots': 0.5, 'marble': 0.4, 'picture': 0.3, 'weave': 0.6,
+             'checker': 0.3, 'plaid': 0.3},
+    'floor': {'planks': 6, 'tiles': 4, 'carpet': 3, 'speckle': 2, 'cloudy': 1.5, 'terrazzo': 1,
+              'marble': 1.5, 'weave': 1.2, 'wood': 1, 'plain': 1.5, 'stripes': 0.4, 'worn': 2,
+              'checker': 0.8, 'plaid': 0.2},
+    'ceiling': {'plain': 6, 'grid': 3, 'cloudy': 1, 'planks': 0.7, 'worn': 0.6},
     'table': {'wood': 7, 'plain': 4, 'planks': 2, 'marble': 1, 'speckle': 1, 'stripes': 0.6,
-              'weave': 1, 'print': 0.4, 'picture': 0.5, 'tiles': 0.4, 'cloudy': 1.5, 'dots': 0.4},
+              'weave': 1, 'print': 0.4, 'picture': 0.5, 'tiles': 0.4, 'cloudy': 1.5, 'dots': 0.4,
+              'worn': 1.2, 'plaid': 0.8, 'checker': 0.4},
     'box': {'print': 8, 'plain': 2, 'wood': 1, 'picture': 1, 'stripes': 0.7, 'speckle': 1,
-            'dots': 0.4},
-    'cylinder': {'print': 4, 'plain': 3, 'stripes': 1, 'speckle': 1, 'wood': 0.5},
-    'rug': {'weave': 3, 'stripes': 2, 'speckle': 3, 'picture': 1, 'tiles': 1, 'dots': 1},
+            'dots': 0.4, 'worn': 0.6, 'checker': 0.3},
+    'cylinder': {'print': 4, 'plain': 3, 'stripes': 1, 'speckle': 1, 'wood': 0.5, 'dots': 0.4},
+    'cloth': {'plain': 3, 'weave': 3, 'plaid': 2, 'stripes': 1, 'dots': 1, 'carpet': 1,
+              'print': 0.5},
+    'rug': {'weave': 3, 'stripes': 2, 'speckle': 2, 'carpet': 3, 'picture': 1, 'tiles': 1,
+            'dots': 1, 'plaid': 1},
     'poster': {'picture': 5, 'print': 3, 'stripes': 0.5},
+    'cabinet': {'fronts': 8, 'wood': 1, 'plain': 1.5},
+    'screen': {'screen': 1},
 }
+UNIT_USES = ('box', 'cylinder', 'poster', 'cabinet', 'screen')  # one picture a face, not metres
 
 
 def make(rng: np.random.Generator, kind: str) -> Picture:

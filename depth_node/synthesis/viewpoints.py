@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from depth_node.synthesis.recipe import LIMITS
 import numpy as np
 from numpy.typing import NDArray
 
@@ -86,36 +87,97 @@ def rejection(depths: NDArray[np.float64], kind: str) -> str:
 
     Args:
         depths: (N,) depth of the probe rays [m], +Inf where nothing is hit.
-        kind: 'room' or 'table'.
+        kind: the style of view, of `recipe.LIMITS`.
     """
-    nearest, middle, spread = (0.28, 1.1, 1.15) if kind == 'room' else (0.11, 0.25, 1.15)
+    limits = LIMITS[kind]
     hit = depths[np.isfinite(depths)]
     if hit.size < 0.7 * depths.size:
         return 'nothing there'
-    if hit.min() < nearest:
+    if hit.min() < limits.nearest:
         return 'too near'
-    if np.median(hit) < middle:
+    if np.median(hit) < limits.middle:
         return 'too close overall'
-    if hit.max() / hit.min() < spread:
+    if hit.max() / hit.min() < limits.spread:
         return 'flat'
     return ''
 
 
+ROOM_STYLES = {'robot': 0.34, 'low': 0.16, 'hand': 0.34, 'high': 0.08, 'near': 0.08}
+
+
+def draw_hfov(rng: np.random.Generator) -> float:
+    """A horizontal field of view of 40 to 90 degrees, log-uniform in the focal length."""
+    low, high = (1 / np.tan(np.radians(a / 2)) for a in (90, 40))
+    focal = np.exp(rng.uniform(np.log(low), np.log(high)))
+    return float(2 * np.degrees(np.arctan(1 / focal)))
+
+
 def sample_room_view(
-    rng: np.random.Generator, size_xy: tuple[float, float], height_m: float
+    rng: np.random.Generator, size_xy: tuple[float, float], height_m: float,
+    style: str = 'hand', *, along: bool = False,
 ) -> View:
-    """A robot's or a hand's view somewhere in a room, turned roughly towards its inside."""
+    """A view somewhere in a room, turned roughly towards its inside.
+
+    Args:
+        rng: the scene's generator.
+        size_xy: the room's extent [m].
+        height_m: its height.
+        style: 'robot' (0.1 to 0.4 m above the floor), 'low' (0.4 to 1 m), 'hand' (1 to 1.8 m) or
+            'high' (up to the ceiling).
+        along: look along the longer side, as one does in a corridor.
+    """
     half = np.array(size_xy) / 2
-    margin = np.minimum(0.3, half * 0.4)
+    margin = np.minimum(0.25, half * 0.4)
     x, y = rng.uniform(-half + margin, half - margin)
-    z = min(rng.choice([rng.uniform(0.25, 0.7), rng.uniform(0.7, 1.7)]), height_m - 0.4)
+    low, high = {'robot': (0.1, 0.4), 'low': (0.4, 1.0), 'hand': (1.0, 1.8),
+                 'high': (1.8, 3.2)}[style]
+    z = float(min(rng.uniform(low, high), height_m - 0.3))
     target = rng.normal(0, 0.3, 2) * half
     yaw = np.degrees(np.arctan2(target[1] - y, target[0] - x)) + rng.normal(0, 35)
-    centre = -4 - 9 * z  # the higher, the more the camera looks down
-    pitch = float(np.clip(rng.normal(centre, 9), -50, 15))
-    return View(
-        (float(x), float(y), float(z)), float(yaw), pitch, _roll(rng), float(rng.uniform(45, 85))
-    )
+    if along and rng.uniform() < 0.8:
+        axis = 0.0 if size_xy[0] >= size_xy[1] else 90.0
+        yaw = axis + (180 if (x if axis == 0 else y) > 0 else 0) + rng.normal(0, 18)
+    centre = 2 - 11 * z if style != 'robot' else 0.0  # the higher, the more the camera looks down
+    pitch = float(np.clip(rng.normal(centre, 9), -65, 22))
+    return View((float(x), float(y), z), float(yaw), pitch, _roll(rng), draw_hfov(rng))
+
+
+def sample_near_view(
+    rng: np.random.Generator, thing: tuple[float, float, float, float]
+) -> View:
+    """A view of one thing from 0.3 to 1.2 m away, as before grasping or docking.
+
+    Args:
+        rng: the scene's generator.
+        thing: x, y, radius and height of its middle above the floor [m].
+    """
+    x, y, radius, middle = thing
+    distance = radius * rng.uniform(0.6, 1.0) + float(np.exp(rng.uniform(np.log(0.3),
+                                                                       np.log(1.2))))
+    azimuth = rng.uniform(0, 2 * np.pi)
+    z = float(np.clip(middle + rng.uniform(-0.2, 0.7) * distance, 0.12, 2.0))
+    where = (float(x + distance * np.cos(azimuth)), float(y + distance * np.sin(azimuth)), z)
+    yaw, pitch = look_at(where, (x, y, middle))
+    return View(where, yaw + float(rng.normal(0, 8)), pitch + float(rng.normal(0, 5)), _roll(rng),
+                draw_hfov(rng))
+
+
+def nearby_views(
+    rng: np.random.Generator, view: View, count: int, step_m: float
+) -> list[View]:
+    """A short camera motion that starts at a view: `count` poses about `step_m` apart."""
+    heading = np.radians(view.yaw_deg) + rng.normal(0, 0.7) + (np.pi if rng.uniform() < 0.2 else 0)
+    drift = step_m * np.array([np.cos(heading), np.sin(heading), rng.normal(0, 0.15)])
+    turn = rng.normal(0, (1.2, 0.5, 0.3))
+    views = []
+    for index in range(count):
+        x, y, z = np.array(view.position) + index * drift + (index > 0) * rng.normal(
+            0, 0.04 * step_m, 3)
+        yaw, pitch, roll = index * turn + (index > 0) * rng.normal(0, (0.2, 0.2, 0.1))
+        views.append(View((float(x), float(y), float(z)), float(view.yaw_deg + yaw),
+                          float(view.pitch_deg + pitch), float(view.roll_deg + roll),
+                          view.hfov_deg))
+    return views
 
 
 def sample_table_view(
@@ -128,8 +190,9 @@ def sample_table_view(
         rng: the scene's generator.
         top_m: height of the table top [m].
         half_xy: half extents of the table top [m].
-        style: 'close' (0.25 to 0.6 m), 'workspace' (0.6 to 1.5 m, any tilt) or 'kinect' (like a
-            depth camera on a stand: 0.6 to 1.25 m, tilted down 25 to 55 degrees, 58 to 66 wide).
+        style: 'close' (0.18 to 0.5 m), 'workspace' (0.5 to 1.6 m, any tilt), 'kinect' (like a
+            depth camera on a stand: 0.6 to 1.3 m, tilted down 25 to 55 degrees, 58 to 66 wide) or
+            'across' (over the edge of the table and the room behind it).
         things_xy: where things stand; most views look at the surroundings of one of them.
     """
     extent = np.array(half_xy)
@@ -139,14 +202,17 @@ def sample_table_view(
         thing = np.array(things_xy[int(rng.integers(len(things_xy)))])
         target[:2] = thing + rng.normal(0, 0.05 if style == 'close' else 0.12, 2)
     if style == 'close':
-        distance, tilt = np.exp(rng.uniform(np.log(0.25), np.log(0.6))), rng.uniform(8, 65)
-        hfov = rng.uniform(45, 80)
+        distance, tilt = np.exp(rng.uniform(np.log(0.18), np.log(0.5))), rng.uniform(5, 75)
+        hfov = draw_hfov(rng)
     elif style == 'kinect':
-        distance, tilt = rng.uniform(0.6, 1.25), rng.uniform(25, 55)
+        distance, tilt = rng.uniform(0.6, 1.3), rng.uniform(25, 55)
         hfov = rng.uniform(58, 66)
+    elif style == 'across':
+        distance, tilt = rng.uniform(0.4, 1.4), rng.uniform(3, 18)
+        hfov = draw_hfov(rng)
     else:
-        distance, tilt = rng.uniform(0.6, 1.5), rng.uniform(10, 75)
-        hfov = rng.uniform(45, 85)
+        distance, tilt = rng.uniform(0.5, 1.6), rng.uniform(10, 88)
+        hfov = draw_hfov(rng)
     azimuth = rng.uniform(0, 2 * np.pi)
     tilt = np.radians(tilt)
     offset = distance * np.array(
@@ -161,4 +227,6 @@ def sample_table_view(
 
 
 def _roll(rng: np.random.Generator) -> float:
+    if rng.uniform() < 0.2:  # held in a hand, or on an arm
+        return float(rng.uniform(-15, 15))
     return float(np.clip(rng.normal(0, 2.0), -5, 5))

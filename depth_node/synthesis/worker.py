@@ -6,6 +6,7 @@ bpy, OpenEXR, numpy and opencv only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import json
 import os
 from pathlib import Path
@@ -13,14 +14,21 @@ import sys
 import time
 from typing import Any
 
-from depth_node.synthesis import scenes
+from depth_node.synthesis import recipe, scenes
 from depth_node.synthesis.blender import Stage
 from depth_node.synthesis.catalogue import Asset, find_archives, load_catalogue
-from depth_node.synthesis.writer import SceneWriter, finished_scenes, frame_fault, tone_map
+from depth_node.synthesis.viewpoints import nearby_views
+from depth_node.synthesis.writer import (
+    SceneWriter,
+    brightness,
+    finished_scenes,
+    frame_fault,
+    tone_map,
+)
 import numpy as np
 
-VIEWS_A_SCENE = {'room': 6, 'table': 5}
-TABLE_SHARE = 0.45  # of scenes; tables have fewer views, which makes about 40 % of frames
+TABLE_SHARE = 0.42  # of scenes
+SEQUENCE_STEP_M = (0.01, 0.09)  # between the frames of a sequence
 
 
 def scene_rng(seed: int, scene: int) -> np.random.Generator:
@@ -36,14 +44,25 @@ def make_stage(settings: dict[str, Any]) -> tuple[Stage, list[Asset]]:
         tuple(settings['size_hw']), settings['spp'], Path(settings['cache']),
         {path.stem: path for path in find_archives(catalogue)},
         scenes.list_pictures(Path(textures) if textures else None),
+        tuple(settings.get('channels', ())),
     )
     return stage, load_catalogue(catalogue)
 
 
 def make_scene(
-    stage: Stage, assets: list[Asset], root: Path, seed: int, scene: int, table_share: float
+    stage: Stage, assets: list[Asset], root: Path, seed: int, scene: int, table_share: float,
+    sequence: int = 1,
 ) -> dict[str, Any]:
     """Build, render and write one scene.
+
+    Args:
+        stage: the scene is built here.
+        assets: the catalogue.
+        root: the data folder.
+        seed: of the run.
+        scene: number.
+        table_share: share of the scenes that are tables.
+        sequence: frames of a short camera motion that start at each view; 1 for single frames.
 
     Returns:
         scene, kind, frames written, faults by name and seconds.
@@ -52,32 +71,33 @@ def make_scene(
     rng = scene_rng(seed, scene)
     stage.clear()
     stage.seed(int(rng.integers(2**31)))
-    kind = 'table' if rng.uniform() < table_share else 'room'
+    kind = recipe.draw_kind(rng, table_share)
     writer = SceneWriter(root, scene, kind)
     faults: dict[str, int] = {}
     try:
-        if kind == 'room':
-            plan = scenes.build_room(stage, rng, assets)
-            stage.update()
-            views = scenes.room_views(stage, rng, plan, VIEWS_A_SCENE[kind])
-            style = plan.theme
-        else:
-            density = str(rng.choice(['bare', 'set', 'dense'], p=[0.3, 0.4, 0.3]))
-            style = str(rng.choice(['close', 'workspace', 'kinect'], p=[0.3, 0.35, 0.35]))
-            table, size = scenes.build_table(stage, rng, assets, density)
-            stage.update()
-            views = scenes.table_views(stage, rng, table, size, style, VIEWS_A_SCENE[kind])
-            style = f'{density}/{style}'
+        views, style = _build(stage, rng, assets, kind)
         built = time.monotonic()
-        for view in views:
-            radiance, depth = stage.render(view)
-            rgb = tone_map(radiance, percentile=float(rng.uniform(88, 97)),
-                           level=float(0.72 * 2 ** np.clip(rng.normal(-0.15, 0.4), -1.3, 0.6)))
-            fault = frame_fault(rgb, depth, kind)
-            if fault:
-                faults[fault] = faults.get(fault, 0) + 1
-                continue
-            writer.add(rgb, depth, view)
+        for number, shown in enumerate(views):
+            exposure = {
+                'percentile': float(rng.uniform(86, 98)),
+                'level': float(0.72 * 2 ** np.clip(rng.normal(-0.15, 0.5), -1.8, 1.0)),
+            }
+            step = float(np.exp(rng.uniform(*np.log(SEQUENCE_STEP_M))))
+            reference = None
+            motion = nearby_views(rng, shown.view, sequence, step)
+            for place, view in enumerate(motion):
+                if place and scenes.cramped(stage, view.position, 0.05):
+                    break
+                shot = stage.shoot(view)
+                if reference is None:  # one exposure for a sequence, as a video has about
+                    reference = brightness(shot.radiance, exposure['percentile'])
+                rgb = tone_map(shot.radiance, level=exposure['level'], reference=reference)
+                fault = frame_fault(rgb, shot.depth, shown.style)
+                if fault:
+                    faults[fault] = faults.get(fault, 0) + 1
+                    break
+                writer.add(rgb, shot.depth, view, normals=shot.normals, labels=shot.labels,
+                           sequence=(number, place) if sequence > 1 else None)
         seconds = time.monotonic() - start
         notes = {'scene': scene, 'kind': kind, 'style': style, 'frames': writer.frames,
                  'faults': faults, 'assets': sorted(stage.used),
@@ -87,6 +107,27 @@ def make_scene(
         writer.discard()
         raise
     return notes
+
+
+def _build(
+    stage: Stage, rng: np.random.Generator, assets: list[Asset], kind: str
+) -> tuple[Iterator[scenes.Shown], str]:
+    """Build a scene; returns its views and a word about it."""
+    count = recipe.KINDS[kind].views
+    if not recipe.KINDS[kind].table:
+        plan = scenes.build_room(stage, rng, assets, kind)
+        stage.update()
+        return scenes.room_views(stage, rng, plan, count), plan.theme
+    if kind == 'close':
+        density = str(rng.choice(['bare', 'set', 'dense', 'heap'], p=[0.1, 0.3, 0.35, 0.25]))
+        style = 'close'
+    else:
+        density = str(rng.choice(['bare', 'set', 'dense', 'heap'], p=[0.25, 0.35, 0.25, 0.15]))
+        style = str(rng.choice(['workspace', 'kinect', 'across'], p=[0.42, 0.4, 0.18]))
+    table, size = scenes.build_table(stage, rng, assets, density)
+    stage.update()
+    views = scenes.table_views(stage, rng, table, size, style, count)
+    return views, f'{density}/{style}'
 
 
 def main(argv: list[str]) -> int:
@@ -111,7 +152,8 @@ def main(argv: list[str]) -> int:
             break
         if time.time() > settings['stop_at']:
             break
-        notes = make_scene(stage, assets, root, settings['seed'], scene, settings['table_share'])
+        notes = make_scene(stage, assets, root, settings['seed'], scene, settings['table_share'],
+                           settings.get('sequence', 1))
         notes['worker'] = index
         print(json.dumps(notes), file=report, flush=True)
     return 0

@@ -43,6 +43,10 @@ class AugmentSettings:
         blur_px: see `blur`.
         noise: probability of noise, at most `noise_level` standard deviation of 255.
         noise_level: see `noise`.
+        uneven: probability of uneven light: dark corners (vignetting), one side brighter, and
+            the stripes that a flickering lamp leaves under a rolling shutter; each up to
+            `uneven_level`.
+        uneven_level: largest share by which uneven light darkens or brightens a pixel.
         jpeg: probability of compression at a quality in `jpeg_quality`.
         jpeg_quality: see `jpeg`.
     """
@@ -62,6 +66,8 @@ class AugmentSettings:
     blur_px: float = 1.2
     noise: float = 0.4
     noise_level: float = 10.0
+    uneven: float = 0.0
+    uneven_level: float = 0.4
     jpeg: float = 0.4
     jpeg_quality: tuple[int, int] = (35, 95)
 
@@ -85,11 +91,15 @@ class AugmentSettings:
                 raise ValueError(f'augment.{name}: [{low}, {high}] is not an ascending range')
             if low == 0 and name in ('aspect', 'exposure', 'gamma'):
                 raise ValueError(f'augment.{name}: [{low}, {high}] begins at 0; use more')
-        for name in ('mirror', 'grey', 'channel_swap', 'blur', 'noise', 'jpeg'):
+        for name in ('mirror', 'grey', 'channel_swap', 'blur', 'noise', 'jpeg', 'uneven'):
             if not 0 <= getattr(settings, name) <= 1:
                 raise ValueError(
                     f'augment.{name}: {getattr(settings, name)}, expected a probability, 0 to 1'
                 )
+        if not 0 <= settings.uneven_level < 1:
+            raise ValueError(
+                f'augment.uneven_level: {settings.uneven_level}, expected 0 to less than 1'
+            )
         for name in ('roll_deg', 'blur_px', 'noise_level'):
             if not getattr(settings, name) >= 0:
                 raise ValueError(f'augment.{name}: {getattr(settings, name)}, expected >= 0')
@@ -358,6 +368,9 @@ def photometric(
     s = settings
     if rng.random() < s.blur:
         rgb = _blur(rgb, s.blur_px, rng)
+    if s.uneven and rng.random() < s.uneven:
+        gain = uneven_light((rgb.shape[0], rgb.shape[1]), s.uneven_level, rng)
+        rgb = np.clip(rgb * gain[..., None] + np.float32(0.5), 0, 255).astype(np.uint8)
     rgb = _toned(rgb, *_tone(s, rng))
     if rng.random() < s.channel_swap:
         rgb = np.ascontiguousarray(rgb[..., rng.permutation(3)])
@@ -375,6 +388,43 @@ def photometric(
         _, data = cv2.imencode('.jpg', rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
         rgb = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return np.asarray(rgb, np.uint8)
+
+
+def uneven_light(
+    size_hw: tuple[int, int], level: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw a gain per pixel: vignetting, light from one side and stripes of a flickering lamp.
+
+    Vignetting falls with the square of the distance from the middle, to 1 - level in the corners
+    at most; the gradient reaches 1 -+ level / 2 at most, the stripes (1 to 8 over the height)
+    1 -+ level / 4. Two of the three act, on average.
+
+    Args:
+        size_hw: the picture's size.
+        level: see above.
+        rng: the caller's generator.
+
+    Returns:
+        (H, W) float32.
+    """
+    height, width = size_hw
+    v = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    u = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    gain = np.ones(size_hw, np.float32)
+    acts = rng.random(3) < 2 / 3
+    if acts[0]:
+        aspect = height / width
+        radius = (u * u + (v * aspect) ** 2) / np.float32(1 + aspect * aspect)
+        gain *= 1 - np.float32(level * rng.random()) * radius
+    if acts[1]:
+        angle = rng.uniform(0, 2 * math.pi)
+        ramp = (u * np.float32(math.cos(angle)) + v * np.float32(math.sin(angle))) / math.sqrt(2)
+        gain *= 1 + np.float32(0.5 * level * rng.random()) * ramp
+    if acts[2]:
+        turns, phase = rng.uniform(1, 8), rng.uniform(0, 2 * math.pi)
+        stripes = np.sin(np.float32(math.pi * turns) * v + np.float32(phase))
+        gain *= 1 + np.float32(0.25 * level * rng.random()) * stripes
+    return gain
 
 
 def _blur(

@@ -3,7 +3,10 @@
 import importlib.util
 
 from depth_node.synthesis.blender import Stage
-from depth_node.synthesis.layout import Footprint
+from depth_node.synthesis.layout import Footprint, Opening, RoomPlan
+from depth_node.synthesis.recipe import CHANNELS, CLASSES
+from depth_node.synthesis.scenes import cramped
+from depth_node.synthesis.shell import build_shell
 from depth_node.synthesis.viewpoints import View, focal_px
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ SIZE_HW = (48, 80)
 
 @pytest.fixture(scope='module')
 def stage(tmp_path_factory):
-    return Stage(SIZE_HW, 1, tmp_path_factory.mktemp('assets'), {})
+    return Stage(SIZE_HW, 1, tmp_path_factory.mktemp('assets'), {}, channels=CHANNELS)
 
 
 def plane_depth(view, normal, offset):
@@ -97,3 +100,45 @@ def test_next_scene_does_not_show_the_last_one(stage):
         means.append(radiance.mean((0, 1)))
     assert means[0][0] > 5 * means[0][2]
     assert means[1][2] > 5 * means[1][0]
+
+
+def test_rendered_channels_agree_with_the_scene(stage):
+    rng = np.random.default_rng(0)
+    stage.clear()
+    stage.sky(None, 1.0)
+    corners = np.array([[-9, -9, 0], [9, -9, 0], [9, 9, 0], [-9, 9, 0]], float)
+    # wound both ways: a normal must face the camera all the same
+    stage.sheet(corners[::-1], corners[:, :2], stage.material(rng), label='floor')
+    stage.box(Footprint(2.0, 0.0, 0.5, 0.5, 0.0), 1.0, 0.0, [stage.material(rng)], label='cabinet')
+    view = View((0.0, 0.0, 0.5), 0.0, 0.0, 0.0, 80.0)
+    shot = stage.shoot(view)
+    assert shot.labels[20, 40] == CLASSES.index('cabinet') + 1
+    assert shot.normals[20, 40] == pytest.approx([0, 0, -1], abs=1e-3)
+    assert shot.labels[45, 3] == CLASSES.index('floor') + 1
+    assert shot.normals[45, 3] == pytest.approx([0, -1, 0], abs=1e-3)
+    assert shot.labels[2, 3] == 0  # the sky
+    assert not shot.normals[2, 3].any()
+
+
+def test_walls_have_holes_where_the_plan_has_openings(stage):
+    plan = RoomPlan((4.0, 6.0), 2.5, 'mixed', openings=[
+        Opening(1, 0.8, 1.2, 0.9, 1.0, 'window'), Opening(2, -0.5, 1.0, 0.0, 2.1, 'doorway')])
+    stage.clear()
+    build_shell(stage, np.random.default_rng(5), plan)
+    stage.update()
+    assert stage.ray((0, 0.8 + 0.35, 1.2), (1, 0, 0)) == np.inf  # through the window
+    assert stage.ray((0, -1.5, 1.2), (1, 0, 0)) == pytest.approx(2.0, abs=0.2)  # the wall beside
+    assert stage.ray((0, 0, 1.2), (-1, 0, 0)) == pytest.approx(2.0, abs=0.2)
+    assert stage.ray((0, 0, 1.0), (0, 0, 1)) == pytest.approx(1.5, abs=0.01)
+    behind = stage.ray((-0.5, 0, 2.0), (0, -1, 0))  # past the doorway lies the next room
+    assert 3.2 < behind < 9
+
+
+def test_a_camera_in_a_narrow_place_is_noticed(stage):
+    rng = np.random.default_rng(0)
+    stage.clear()
+    for x in (-0.1, 0.1):
+        stage.box(Footprint(x, 0.0, 0.05, 1.0, 0.0), 1.0, 0.0, [stage.material(rng)])
+    stage.update()
+    assert cramped(stage, (0.0, 0.0, 0.5), 0.1)
+    assert not cramped(stage, (0.0, 0.0, 0.5), 0.05)

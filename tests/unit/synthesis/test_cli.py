@@ -14,7 +14,8 @@ def parse(*words):
 
 def test_nothing_imports_blender_before_it_renders():
     blocked = ['bpy', 'mathutils', 'OpenEXR', 'torch', 'rclpy']
-    modules = ['blender', 'scenes', 'clip', 'worker', 'generate', 'clip_process', 'attribution']
+    modules = ['blender', 'scenes', 'clip', 'worker', 'generate', 'clip_process', 'attribution',
+               'lighting', 'shell', 'things', 'spaces', 'shapes', 'recipe']
     code = f'import sys; sys.modules.update(dict.fromkeys({blocked})); ' + '; '.join(
         f'import depth_node.synthesis.{name}' for name in modules)
     subprocess.run([sys.executable, '-c', code], check=True)
@@ -30,9 +31,14 @@ def test_size_is_width_by_height():
     assert parse('--out', 'x', '--size', '320x240').size == (320, 240)
 
 
+def test_channels_are_a_list_without_repeats():
+    assert parse('--out', 'x', '--channels', 'labels,normals,labels').channels == (
+        'labels', 'normals')
+
+
 @pytest.mark.parametrize(
     'words', [('--size', '320'), ('--size', '0x10'), ('--workers', '0'), ('--tables', '1.5'),
-              ('--preset', 'huge')],
+              ('--preset', 'huge'), ('--channels', 'flow'), ('--sequence', '0')],
 )
 def test_impossible_values_are_usage_errors(words, capsys):
     with pytest.raises(SystemExit) as error:

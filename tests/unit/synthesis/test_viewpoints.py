@@ -1,4 +1,5 @@
 from depth_node.synthesis import viewpoints
+from depth_node.synthesis.blender import camera_normals
 from depth_node.synthesis.viewpoints import View
 import numpy as np
 import pytest
@@ -63,6 +64,8 @@ def test_ray_factors_turn_lengths_into_depth():
     ('depths', 'kind', 'reason'),
     [
         ([0.2, 1.5, 2, 3], 'room', 'too near'),
+        ([0.2, 1.5, 2, 3], 'near', ''),
+        ([0.09, 0.15, 0.3, 0.4], 'close', ''),
         ([0.2, 0.5, 0.6, 0.9], 'table', ''),
         ([0.5, 0.6, 0.7, 3], 'room', 'too close overall'),
         ([2.0, 2.05, 2.1, 2.15], 'room', 'flat'),
@@ -74,20 +77,66 @@ def test_useless_views_are_rejected(depths, kind, reason):
     assert viewpoints.rejection(np.array(depths), kind) == reason
 
 
-def test_room_views_stay_in_the_room_and_the_ranges():
+@pytest.mark.parametrize(
+    ('style', 'low', 'high'),
+    [('robot', 0.1, 0.4), ('low', 0.4, 1.0), ('hand', 1.0, 1.8), ('high', 1.8, 2.1)],
+)
+def test_room_views_stay_in_the_room_and_the_ranges(style, low, high):
     rng = np.random.default_rng(3)
+    pitches = []
     for _ in range(300):
-        view = viewpoints.sample_room_view(rng, (1.3, 8.0), 2.4)
+        view = viewpoints.sample_room_view(rng, (1.3, 8.0), 2.4, style)
         assert abs(view.position[0]) < 0.65
         assert abs(view.position[1]) < 4
-        assert 0.25 <= view.position[2] <= 1.7
-        assert -5 <= view.roll_deg <= 5
-        assert 45 <= view.hfov_deg <= 85
+        assert low <= view.position[2] <= high
+        assert -15 <= view.roll_deg <= 15
+        assert 40 <= view.hfov_deg <= 90
+        pitches.append(view.pitch_deg)
+    # the higher, the more it looks down
+    assert np.mean(pitches) == pytest.approx({'robot': 0, 'low': -6, 'hand': -13, 'high': -21}[
+        style], abs=3)
+
+
+def test_corridor_views_look_along_it():
+    rng = np.random.default_rng(3)
+    views = [viewpoints.sample_room_view(rng, (12.0, 1.5), 2.4, along=True) for _ in range(300)]
+    forward = np.array([view.camera_to_world[:3, 2] for view in views])
+    inwards = -np.sign([view.position[0] for view in views])
+    assert (forward[:, 0] * inwards > 0.7).mean() > 0.7
+
+
+def test_focal_lengths_are_spread_evenly_on_a_log_scale():
+    rng = np.random.default_rng(0)
+    focals = np.log([viewpoints.focal_px(256, viewpoints.draw_hfov(rng)) for _ in range(4000)])
+    low, high = (np.log(viewpoints.focal_px(256, hfov)) for hfov in (90, 40))
+    assert focals.min() >= low
+    assert focals.max() <= high
+    assert np.mean(focals) == pytest.approx((low + high) / 2, abs=0.02)
+
+
+def test_near_views_look_at_their_thing_from_graspable_distance():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        view = viewpoints.sample_near_view(rng, (1.0, -2.0, 0.2, 0.5))
+        offset = np.array([1.0, -2.0, 0.5]) - view.position
+        assert 0.3 < np.hypot(*offset[:2]) < 1.5
+        assert view.camera_to_world[:3, 2] @ offset / np.linalg.norm(offset) > np.cos(
+            np.radians(50))
+
+
+def test_motion_starts_at_the_view_and_goes_on():
+    start = View((1.0, 2.0, 0.8), 40.0, -10.0, 1.0, 60.0)
+    views = viewpoints.nearby_views(np.random.default_rng(1), start, 4, 0.05)
+    assert views[0] == start
+    steps = np.diff([view.position for view in views], axis=0)
+    assert np.linalg.norm(steps, axis=1) == pytest.approx([0.05] * 3, rel=0.4)
+    assert {view.hfov_deg for view in views} == {60.0}
+    assert views[1].yaw_deg != views[2].yaw_deg
 
 
 @pytest.mark.parametrize(
     ('style', 'nearest', 'farthest'),
-    [('close', 0.2, 0.7), ('kinect', 0.55, 1.35), ('workspace', 0.55, 1.6)],
+    [('close', 0.15, 0.6), ('kinect', 0.55, 1.4), ('workspace', 0.45, 1.7)],
 )
 def test_table_views_keep_their_distance(style, nearest, farthest):
     rng = np.random.default_rng(4)
@@ -106,3 +155,16 @@ def test_views_are_repeatable():
     first, second = (viewpoints.sample_room_view(np.random.default_rng(9), (4, 5), 2.5)
                      for _ in range(2))
     assert first == second
+
+
+def test_normals_are_of_the_optical_frame_and_face_the_camera():
+    # a floor seen by a camera that looks 30 degrees down: up is (0, -cos 30, -sin 30) there
+    rotation = View((0, 0, 1), 70.0, -30.0, 0.0, 60.0).camera_to_world[:3, :3]
+    world = np.zeros((2, 3, 3))
+    world[..., 2] = 0.8  # two surfaces in a pixel shorten the mean
+    world[1, 2] = (0, 0, 0.3)
+    normals = camera_normals(world, rotation)
+    expected = (0, -np.cos(np.radians(30)), -np.sin(np.radians(30)))
+    assert normals[0] == pytest.approx(np.array([expected] * 3), abs=1e-6)
+    assert normals[1, 2].tolist() == [0, 0, 0]
+    assert normals.dtype == np.float32

@@ -17,6 +17,28 @@ def frame(height=24, width=32):
     return rgb, depth
 
 
+def tilted_plane(height=24, width=32):
+    v, u = np.mgrid[:height, :width]
+    return (1 / (0.3 + 0.01 * u + 0.02 * v)).astype(np.float32)
+
+
+def test_share_of_one_plane_counts_what_lies_on_it():
+    depth = tilted_plane(96, 128)
+    assert writer.plane_share(depth) == 1.0
+    depth[:, 96:] *= 0.5  # a quarter of the picture stands in front
+    assert writer.plane_share(depth) == pytest.approx(0.75, abs=0.02)
+    room = np.minimum(tilted_plane(96, 128), tilted_plane(96, 128)[:, ::-1])
+    assert writer.plane_share(room) < 0.7
+
+
+def test_speckles_are_pixels_without_a_neighbour():
+    depth = np.full((20, 30), 2.0, np.float32)
+    depth[:, 15:] = 4.0  # a border is none
+    assert writer.speckle_share(depth) == 0
+    depth[3, 4], depth[10, 20] = 1.0, 8.0
+    assert writer.speckle_share(depth) == pytest.approx(2 / 600)
+
+
 def test_millimetres_are_rounded_and_unknown_is_zero():
     depth = np.array([[1.2346, np.nan, np.inf, -1.0, 65.535, 65.6, 0.0004]], np.float32)
     assert writer.depth_to_millimetres(depth).tolist() == [[1235, 0, 0, 0, 65535, 0, 0]]
@@ -24,13 +46,15 @@ def test_millimetres_are_rounded_and_unknown_is_zero():
 
 def test_tone_map_brings_the_percentile_to_its_level():
     radiance = np.ones((10, 10, 3), np.float32) * 7.0
-    grey = writer.tone_map(radiance, percentile=90, level=0.2158)
+    grey = writer.tone_map(radiance, level=0.2158,
+                            reference=writer.brightness(radiance, 90))
     assert np.unique(grey).tolist() == [128]  # sRGB of linear 0.2158 is 0.502
 
 
 def test_tone_map_keeps_order_in_the_shoulder():
     ramp = np.repeat(np.linspace(0, 3, 40, dtype=np.float32)[None, :, None], 3, 2)
-    values = writer.tone_map(ramp, percentile=50, level=0.7)[0, :, 0].astype(int)
+    values = writer.tone_map(ramp, level=0.7, reference=writer.brightness(ramp, 50))
+    values = values[0, :, 0].astype(int)
     assert np.all(np.diff(values) >= 0)
     assert values[-1] > 245
 
@@ -48,6 +72,10 @@ def test_splits_share_no_scene_and_have_their_shares():
         (lambda rgb, depth: depth.fill(2.0), 'flat'),
         (lambda rgb, depth: depth.__isub__(0.75), 'too near'),
         (lambda rgb, depth: rgb.__setitem__((slice(4), slice(None)), (255, 0, 255)), 'magenta'),
+        (lambda rgb, depth: depth.__setitem__(slice(None), tilted_plane()), 'one plane'),
+        (lambda rgb, depth: depth.__setitem__((slice(1, None, 4), slice(1, None, 4)), 9.0),
+         'speckled depth'),
+        (lambda rgb, depth: rgb.__setitem__(slice(14), 255), 'burnt out'),
         (lambda rgb, depth: rgb.fill(3), 'dark'),
         (lambda rgb, depth: rgb.fill(120), 'empty'),
     ],
@@ -109,13 +137,61 @@ def test_summary_counts_and_shows(tmp_path):
         scene = writer.SceneWriter(tmp_path, number, kind)
         scene.add(*frame(), VIEW)
         scene.add(*frame(), VIEW)
-        scene.close({})
-    meta = writer.summarise(tmp_path, {'seed': 5, 'size_hw': [24, 32]}, [])
+        scene.close({'faults': {'flat': 1}})
+    credit = {'key': 'a/b', 'name': 'cup', 'creator': 'Ann', 'licence': 'CC0-1.0'}
+    meta = writer.summarise(tmp_path, {'seed': 5, 'size_hw': [24, 32]}, [credit])
     assert meta['counts']['train'] == {'scenes': 2, 'frames': 4, 'room': 2, 'table': 2}
+    assert meta['hfov_deg_histogram']['share'][5] == 1.0  # all frames: 60 to 65 degrees
+    card = (tmp_path / 'card.md').read_text()
+    assert '| train | 2 | 4 | 2 | 0 | 0 | 0 | 0 | 2 | 0 |' in card
+    assert '| 60 to 65 | 100.0% |' in card
+    assert '- flat: 3' in card
+    assert '1 models CC0-1.0' in card
     assert meta['counts']['val']['frames'] == 2
     assert sum(meta['depth_histogram']['share']) == pytest.approx(1, abs=1e-3)
     assert json.loads((tmp_path / 'meta.json').read_text()) == meta
     assert cv2.imread(str(tmp_path / 'contact_sheet.jpg')).shape == (8 * 144, 5 * 384, 3)
+
+
+def test_channels_and_motion_stand_beside_the_frame(tmp_path):
+    scene = writer.SceneWriter(tmp_path, 0, 'office')
+    normals = np.zeros((24, 32, 3), np.float32)
+    normals[:, 5:] = (0.6, 0.0, -0.8)
+    labels = np.full((24, 32), 3, np.uint8)
+    scene.add(*frame(), VIEW, normals=normals, labels=labels, sequence=(4, 1))
+    scene.close({})
+    folder = tmp_path / 'train' / 'office-000000'
+    stored = cv2.imread(str(folder / '000.normal.png'))[..., ::-1]
+    assert stored[3, 4].tolist() == [0, 0, 0]
+    assert stored[3, 5].tolist() == [204, 128, 26]
+    assert (cv2.imread(str(folder / '000.label.png'), cv2.IMREAD_UNCHANGED) == 3).all()
+    notes = json.loads((folder / '000.json').read_text())
+    assert (notes['sequence'], notes['step']) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'recipe': 1}, 'recipe = 1, asked for'),
+        ({'recipe': None}, 'recipe = 1, asked for'),  # a folder of before recipes had versions
+        ({'channels': ['labels']}, r"channels = \['labels'\], asked for \[\]"),
+    ],
+)
+def test_continuing_with_another_recipe_is_refused(tmp_path, change, message):
+    settings = generate.Settings(out=tmp_path)
+    generate.prepare(settings)
+    writer.SceneWriter(tmp_path, 2, 'room').close({})
+    stored = tmp_path / '.settings.json'
+    changed = {**json.loads(stored.read_text()), **change}
+    stored.write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))
+    with pytest.raises(ValueError, match=message):
+        generate.prepare(settings)
+
+
+def test_scenes_of_unknown_making_are_not_continued(tmp_path):
+    writer.SceneWriter(tmp_path, 2, 'room').close({})
+    with pytest.raises(ValueError, match=r'no \.settings\.json'):
+        generate.prepare(generate.Settings(out=tmp_path))
 
 
 def test_continuing_with_another_seed_is_refused(tmp_path):

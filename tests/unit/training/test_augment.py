@@ -17,6 +17,7 @@ from depth_node.training.augment import (
     fit,
     nearer,
     photometric,
+    uneven_light,
     warp,
 )
 from depth_node.training.frame import Frame, Pairs, View
@@ -130,7 +131,7 @@ def test_photometry_without_strength_changes_nothing():
     np.testing.assert_array_equal(photometric(rgb, off, np.random.default_rng(0)), rgb)
 
 
-@pytest.mark.parametrize('name', ['blur', 'noise', 'jpeg', 'grey'])
+@pytest.mark.parametrize('name', ['blur', 'noise', 'jpeg', 'grey', 'uneven'])
 def test_each_photometric_step_acts(name):
     off = {'exposure': [1, 1], 'gamma': [1, 1], 'white_balance': 1.0, 'saturation': [1, 1],
            'grey': 0, 'blur': 0, 'noise': 0, 'jpeg': 0}  # fmt: skip
@@ -140,7 +141,45 @@ def test_each_photometric_step_acts(name):
     assert out.shape == rgb.shape
     assert out.dtype == np.uint8
     assert not np.array_equal(out, rgb)
-    assert abs(float(out.mean()) - float(rgb.mean())) < 12
+    assert abs(float(out.mean()) - float(rgb.mean())) < 20
+
+
+class Drawn:
+    """Stands for a generator: which of the three kinds act, at full strength."""
+
+    def __init__(self, *acts: int, uniform: float = 0.0) -> None:
+        self.acts, self._uniform = acts, uniform
+
+    def random(self, count: int | None = None) -> np.ndarray | float:
+        return 1.0 if count is None else np.array([1.0 - act for act in self.acts])
+
+    def uniform(self, low: float, high: float) -> float:
+        return self._uniform
+
+
+def test_uneven_light_is_what_its_formula_says():
+    dark = uneven_light((31, 61), 0.4, Drawn(1, 0, 0))
+    assert dark[15, 30] == 1
+    assert dark[[0, 0, -1, -1], [0, -1, 0, -1]] == pytest.approx([0.6] * 4)
+    assert dark[15, 0] == pytest.approx(1 - 0.4 * 61**2 / (61**2 + 31**2))  # square of the radius
+    side = uneven_light((31, 61), 0.4, Drawn(0, 1, 0, uniform=0.0))  # from the right
+    assert side[:, -1] == pytest.approx(1 + 0.2 / np.sqrt(2), abs=1e-6)
+    assert side[:, 0] == pytest.approx(1 - 0.2 / np.sqrt(2), abs=1e-6)
+    stripes = uneven_light((31, 61), 0.4, Drawn(0, 0, 1, uniform=2.0))  # two turns, phase 2
+    expected = 1 + 0.1 * np.sin(2 * np.pi * np.linspace(-1, 1, 31) + 2)
+    assert stripes == pytest.approx(np.repeat(expected[:, None], 61, 1), abs=1e-5)
+
+
+def test_uneven_light_stays_within_its_level():
+    gains = np.array([uneven_light((48, 64), 0.4, np.random.default_rng(s)) for s in range(60)])
+    assert gains.dtype == np.float32
+    assert gains.min() > (1 - 0.4) * (1 - 0.2) * (1 - 0.1) - 1e-6
+    assert gains.max() < (1 + 0.2) * (1 + 0.1) + 1e-6
+    assert len(np.unique(gains.std((1, 2)).round(5))) > 40  # they differ
+
+
+def test_uneven_light_of_no_strength_is_even():
+    np.testing.assert_array_equal(uneven_light((5, 7), 0.0, np.random.default_rng(0)), 1)
 
 
 def test_wrong_settings_are_named():
@@ -157,7 +196,7 @@ def test_wrong_settings_are_named():
     [
         ('mirror', 1.5), ('jpeg', -0.1), ('noise', float('nan')), ('roll_deg', -5.0),
         ('blur_px', -1.0), ('white_balance', 0.0), ('exposure', [0.0, 1.0]),
-        ('aspect', [0.0, 1.0]),
+        ('aspect', [0.0, 1.0]), ('uneven', 2.0), ('uneven_level', 1.0),
     ],
 )  # fmt: skip
 def test_numbers_that_cannot_be_drawn_from_are_refused_before_training(name, value):
