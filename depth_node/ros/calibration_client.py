@@ -44,6 +44,14 @@ def ask(node_name: str, camera: str, parameters: Mapping[str, Any]) -> str:
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         try:
+            served = _call(node, executor, GetParameters, f'{name}/get_parameters',
+                           GetParameters.Request(names=['cameras']))
+            cameras = [item for value in served.values for item in value.string_array_value]
+            if camera not in (cameras or ['']):
+                known = ', '.join(filter(None, cameras)) or 'one without a name'
+                raise CalibrationClientError(f'{name} has no camera {camera!r}; it has {known}'
+                                             if camera else f'{name} has several cameras, choose '
+                                             f'one (--camera): {known}')
             values = [Parameter(prefix + key, value=value).to_parameter_msg()
                       for key, value in parameters.items()]
             answer = _call(node, executor, SetParametersAtomically,
@@ -76,8 +84,7 @@ def _call(node: Node, executor: SingleThreadedExecutor, kind: Any, name: str, re
         if not client.wait_for_service(timeout_sec=_DISCOVERY_S):
             raise CalibrationClientError(
                 f'no service {name} within {_DISCOVERY_S:g} s; is the node running and '
-                'configured, in the same ROS_DOMAIN_ID? (ros2 node list; of a node that serves '
-                'several cameras name one)')
+                'configured, in the same ROS_DOMAIN_ID? (ros2 node list)')
         future = client.call_async(request)
         end = time.monotonic() + seconds
         while not future.done():
