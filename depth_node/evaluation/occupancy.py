@@ -1,9 +1,10 @@
 """What a costmap makes of clouds: voxels marked by points and cleared by the rays to them.
 
 The rules are those of Nav2's voxel layer (navigation2, nav2_costmap_2d: ObservationBuffer and
-VoxelLayer): points outside of the height band are dropped, the rays to the others clear the voxels
-that they pass, then every point within the obstacle range marks its voxel; a cell of the map is
-occupied where one of its voxels is.
+VoxelLayer) with a source that clears and one that marks, as config/nav2_voxel_layer.yaml has them:
+each drops the points outside of its height band; the rays to the first one's points clear the
+voxels that they pass, then every point of the second within the obstacle range marks its voxel; a
+cell of the map is occupied where one of its voxels is.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class GridSettings:
     Attributes:
         low_xy, high_xy: corners of the map, metres.
         cell_m: side of a cell.
-        height_band_m: lowest and highest points that count.
+        height_band_m: lowest and highest points that mark.
+        clear_band_m: lowest and highest points whose rays clear.
         voxel_height_m: height of a voxel.
         obstacle_range_m: farther points mark nothing.
         raytrace_range_m: rays clear so far.
@@ -38,6 +40,7 @@ class GridSettings:
     high_xy: tuple[float, float]
     cell_m: float = 0.05
     height_band_m: tuple[float, float] = (0.1, 1.5)
+    clear_band_m: tuple[float, float] = (-1.0, 10.0)
     voxel_height_m: float = 0.1
     obstacle_range_m: float = 3.0
     raytrace_range_m: float = 3.5
@@ -74,14 +77,13 @@ class OccupancyGrid:
         """Integrate a cloud.
 
         Args:
-            points: (N, 3) in the world, metres; NaN is dropped by the height band.
+            points: (N, 3) in the world, metres; NaN is dropped by the height bands.
             origin: (3,) the camera's place.
         """
         wanted = self.settings
-        low, high = wanted.height_band_m
-        with np.errstate(invalid='ignore'):
-            kept = points[(points[:, 2] >= low) & (points[:, 2] <= high)].astype(np.float64)
-        self._clear(kept[::wanted.ray_stride], np.asarray(origin, np.float64))
+        seen = _between(points[::wanted.ray_stride], wanted.clear_band_m)
+        self._clear(seen, np.asarray(origin, np.float64))
+        kept = _between(points, wanted.height_band_m)
         near = kept[np.linalg.norm(kept - origin, axis=1) < wanted.obstacle_range_m]
         voxels = self._inside(near)
         marked, counts = np.unique(voxels, axis=0, return_counts=True)
@@ -93,8 +95,8 @@ class OccupancyGrid:
         rays, lengths = rays[lengths > 0], lengths[lengths > 0]
         rays = rays / lengths[:, None]
         step = 0.5 * self.settings.cell_m
-        # the voxel of the point itself is not cleared by its own ray
-        reach = np.minimum(lengths - 1.8 * self.settings.cell_m, self.settings.raytrace_range_m)
+        # a ray ends two cells before its point, as Nav2's does: it must not clear what it saw
+        reach = np.minimum(lengths - 2 * self.settings.cell_m, self.settings.raytrace_range_m)
         for index in range(int(reach.max(initial=0.0) / step) + 1):
             passed = reach > index * step
             self._voxels[tuple(self._inside(origin + rays[passed] * (index * step)).T)] = False
@@ -105,6 +107,12 @@ class OccupancyGrid:
         voxels = np.floor((points - np.array([*wanted.low_xy, 0.0])) / size).astype(np.intp)
         inside = ((voxels >= 0) & (voxels < self._voxels.shape)).all(axis=1)
         return np.asarray(voxels[inside])
+
+
+def _between(points: Points, band_m: tuple[float, float]) -> NDArray[np.float64]:
+    with np.errstate(invalid='ignore'):
+        inside = (points[:, 2] >= band_m[0]) & (points[:, 2] <= band_m[1])
+    return np.asarray(points[inside], np.float64)
 
 
 def found_share(wanted: BoolImage, found: BoolImage, tolerance_cells: int) -> float:

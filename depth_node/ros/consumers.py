@@ -94,10 +94,13 @@ local_costmap:
 def _voxel_layer(robot: Robot) -> str:
     voxels = min(16, max(1, math.ceil(robot.max_height_m / 0.1)))
     return f"""\
-# Nav2: obstacles of {robot.node}/points in a voxel layer. Merge it into the parameters of Nav2.
-# Points between {robot.min_height_m:g} and {robot.max_height_m:g} m mark; rays to points clear up
-# to raytrace_max_range.
-# The frame of the points must be connected with the costmap's by TF.
+# Nav2: obstacles of {robot.node}/points in a voxel layer. Merge it into the parameters of Nav2:
+# add the layer to your plugins. Heights count above z = 0 of the costmap's frame, where the floor
+# must be; TF must connect it with the frame of the points.
+# mono_depth_mark: points from {robot.min_height_m:g} to {robot.max_height_m:g} m are obstacles.
+# mono_depth_clear: rays to all points clear what they pass, the floor's too. Nav2 drops a source's
+# points by height before it clears: with one source for both, no ray to the floor would clear.
+# Where nothing is seen, nothing clears; cloud.far_points of the node gives rays to out of range.
 """ + _costmap('voxel_layer', f"""\
       voxel_layer:
         plugin: "nav2_costmap_2d::VoxelLayer"
@@ -109,17 +112,24 @@ def _voxel_layer(robot: Robot) -> str:
         max_obstacle_height: {_m(robot.max_height_m)}
         mark_threshold: 0
         combination_method: 1
-        observation_sources: mono_depth
-        mono_depth:
+        observation_sources: mono_depth_mark mono_depth_clear
+        mono_depth_mark:
           topic: {robot.node}/points
           data_type: "PointCloud2"
           marking: true
-          clearing: true
+          clearing: false
           min_obstacle_height: {_m(robot.min_height_m)}
           max_obstacle_height: {_m(robot.max_height_m)}
           obstacle_min_range: {_m(robot.near_m)}
           obstacle_max_range: {_m(robot.far_m)}
-          raytrace_min_range: {_m(robot.near_m)}
+        mono_depth_clear:
+          topic: {robot.node}/points
+          data_type: "PointCloud2"
+          marking: false
+          clearing: true
+          min_obstacle_height: -1.0
+          max_obstacle_height: 10.0
+          raytrace_min_range: 0.0
           raytrace_max_range: {_m(robot.far_m + 0.5)}
 """)
 
@@ -144,7 +154,7 @@ def _scan_layer(robot: Robot) -> str:
           max_obstacle_height: {_m(robot.max_height_m)}
           obstacle_min_range: {_m(robot.near_m)}
           obstacle_max_range: {_m(robot.far_m)}
-          raytrace_min_range: {_m(robot.near_m)}
+          raytrace_min_range: 0.0
           raytrace_max_range: {_m(robot.far_m + 0.5)}
 """)
 
@@ -205,7 +215,10 @@ def _stvl(robot: Robot) -> str:
 def _collision_monitor(robot: Robot) -> str:
     return f"""\
 # Nav2: {robot.node}/points stop the robot in the collision monitor. source_timeout stops it too
-# when no points come: keep it above a few periods of the camera. The polygon is an example.
+# when no points come: keep it above a few periods of the camera. The polygon is an example. It
+# counts points: min_points belongs to cloud.stride 1 (divide it by the square of your stride).
+# For Jazzy and newer. Humble wants points as [0.5, 0.3, 0.5, -0.3, 0.0, -0.3, 0.0, 0.3], and
+# max_points (one less) in place of min_points.
 collision_monitor:
   ros__parameters:
     base_frame_id: "{robot.base_frame}"
@@ -240,8 +253,8 @@ collision_monitor:
 
 def _moveit_cloud(robot: Robot) -> str:
     return f"""\
-# MoveIt 2: {robot.node}/points in the planning scene's octomap (sensors_3d.yaml). All of these
-# parameters are required.
+# MoveIt 2: {robot.node}/points in the planning scene's octomap (sensors_3d.yaml). Keep all of
+# these parameters: MoveIt stops reading at the first that is missing.
 sensors:
   - mono_depth_cloud
 mono_depth_cloud:
@@ -311,6 +324,7 @@ def _rtabmap(robot: Robot) -> str:
     Grid/RangeMin: "{_m(robot.near_m)}"
     Grid/RangeMax: "{_m(robot.far_m)}"
     Kp/MaxDepth: "{_m(robot.far_m)}"
+    Vis/MaxDepth: "{_m(robot.far_m)}"
 """
 
 

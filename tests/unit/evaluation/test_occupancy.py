@@ -88,5 +88,5 @@ def test_bundled_model_marks_the_furniture_and_leaves_the_way_free(benchmark_fil
     assert found['path_marked'] == 0
     assert found['free_floor_marked'] < 0.2
     # the figures would tell: clouds that are a third too near stand in the way
-    near = benchmark_file.drive(clip, step=6, backend='onnxruntime', factor=0.67)
-    assert near['path_marked'] > 20
+    near = benchmark_file.drive(clip, step=12, backend='onnxruntime', factor=0.67)
+    assert near['path_marked'] >= 10

@@ -15,8 +15,10 @@ import sys
 from typing import Any
 
 from depth_node.camera import Camera
+from depth_node.evaluation.occupancy import GridSettings, OccupancyGrid
 from depth_node.ros import consumers
 from depth_node.ros.consumers import CONSUMERS, Robot
+import numpy as np
 import pytest
 import yaml
 
@@ -100,20 +102,71 @@ def test_files_are_those_of_the_default_robot():
     ('nav2_scan', 'obstacle_layer', OBSTACLE_LAYER, 'scan')])
 def test_nav2_obstacle_layers(name: str, key: str, known: dict, leaf: str):
     found = layer(name, key)
-    sources = tuple(found['observation_sources'].split())
-    fits(found, known, nested=sources)
+    names = tuple(found['observation_sources'].split())
+    fits(found, known, nested=names)
+    sources = [found[source] for source in names]
     for source in sources:
-        fits(found[source], OBSTACLE_SOURCE)
-        assert found[source]['topic'] == f'/robot/mono_depth/front/{leaf}'
-        assert found[source]['data_type'] == {'points': 'PointCloud2',
-                                              'scan': 'LaserScan'}[leaf]
-        # a ray must clear at least as far as an obstacle marks, or it stays for good
-        assert found[source]['raytrace_max_range'] >= found[source]['obstacle_max_range']
-        # LaserScan defaults to a height of 0 to 0 m, which marks nothing
-        assert found[source]['min_obstacle_height'] < found[source]['max_obstacle_height']
+        fits(source, OBSTACLE_SOURCE)
+        assert source['topic'] == f'/robot/mono_depth/front/{leaf}'
+        assert source['data_type'] == {'points': 'PointCloud2', 'scan': 'LaserScan'}[leaf]
+        # a height of 0 to 0 m, the default, lets nothing pass
+        assert source['min_obstacle_height'] < source['max_obstacle_height']
+    marks = [source for source in sources if source['marking']]
+    clears = [source for source in sources if source['clearing']]
+    assert len(marks) == len(clears) == 1
+    # a ray must clear from the camera to at least where an obstacle marks, or it stays for good
+    assert clears[0]['raytrace_max_range'] >= marks[0]['obstacle_max_range'] == ROBOT.far_m
+    assert clears[0]['raytrace_min_range'] == 0.0
     if key == 'voxel_layer':
         assert found['z_voxels'] <= 16
         assert found['z_voxels'] * found['z_resolution'] >= ROBOT.max_height_m - 1e-9
+        assert (marks[0]['min_obstacle_height'], marks[0]['max_obstacle_height']) == (0.08, 1.3)
+    else:  # the scan lies at the camera's height
+        assert marks[0]['min_obstacle_height'] < 0 < marks[0]['max_obstacle_height']
+
+
+def room(box: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What a level camera 0.3 m above an endless floor sees, and its place; a lower box at 2 m."""
+    camera = Camera((90, 120), 100.0, 105.0, 60.0, 44.0)
+    vv, uu = np.mgrid[0:90, 0:120]
+    rays = np.stack([np.ones(uu.shape), -(uu - camera.cx) / camera.fx,
+                     -(vv - camera.cy) / camera.fy], -1)  # x forward, y left, z up
+    with np.errstate(divide='ignore'):
+        reach = np.where(rays[..., 2] < 0, -0.3 / rays[..., 2], np.nan)
+    face = rays * 2.0 + [0, 0, 0.3]
+    if box:
+        hit = (np.abs(face[..., 1]) < 0.2) & (face[..., 2] > 0) & (face[..., 2] < 0.27)
+        reach[hit] = 2.0
+    origin = np.array([0.0, 0.0, 0.3])
+    points = (rays * reach[..., None] + origin).reshape(-1, 3)
+    return points[points[:, 0] < 8], origin
+
+
+def test_a_camera_near_the_floor_sees_obstacles_no_floor_and_forgets_what_left():
+    found = yaml.safe_load(CONSUMERS['nav2_voxel_layer'].text(consumers.default_robot()))[
+        'local_costmap']['local_costmap']['ros__parameters']['voxel_layer']
+    mark, clear = found['mono_depth_mark'], found['mono_depth_clear']
+
+    def drive(clear_low_m: float) -> list[np.ndarray]:
+        grid = OccupancyGrid(GridSettings(
+            (-0.5, -2.0), (6.0, 2.0), ray_stride=1, voxel_height_m=found['z_resolution'],
+            height_band_m=(mark['min_obstacle_height'], mark['max_obstacle_height']),
+            clear_band_m=(clear_low_m, clear['max_obstacle_height']),
+            obstacle_range_m=mark['obstacle_max_range'],
+            raytrace_range_m=clear['raytrace_max_range']))
+        seen = []
+        for box in (True, False):
+            grid.add(*room(box))
+            seen.append(grid.centres()[grid.occupied])
+        return seen
+
+    marked, after = drive(clear['min_obstacle_height'])
+    assert len(marked) >= 8
+    np.testing.assert_allclose(marked[:, 0], 2.0, atol=0.05)
+    assert np.abs(marked[:, 1]).max() < 0.25
+    assert not len(after)
+    # with the marking source's band the box would stay: the floor is all that lies behind it
+    assert len(drive(mark['min_obstacle_height'])[1])
 
 
 def test_stvl_clears_no_more_than_the_camera_sees():
