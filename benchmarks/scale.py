@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+import functools
 import json
 import math
 from pathlib import Path
@@ -20,8 +21,10 @@ import platform
 import sys
 import time
 
+import cv2
 from depth_node.backends import open_backend
 from depth_node.camera import Camera
+from depth_node.cli._demo.clip import bundled_clip, load_clip
 from depth_node.evaluation import sensors
 from depth_node.filters import FilterSettings
 from depth_node.ground import GroundEstimator, GroundSettings, Mount
@@ -278,6 +281,55 @@ def affine_rows(found: list[View], seed: int) -> Iterator[dict]:
                **summary(errors, stated, len(found))}
 
 
+def clip_rows(seed: int) -> Iterator[dict]:
+    """The bundled network on the demo's clip, two seconds of motion, as the node runs it."""
+    clip = load_clip(bundled_clip())
+    keep = Keep()
+    pipeline = DepthPipeline(open_backend(ModelCard.load('small')), scale=keep,
+                             filters=FilterSettings(temporal='off'))
+    frames = []
+    for index, path in enumerate(clip.pictures):
+        pipeline.run(cv2.imread(str(path))[..., ::-1].copy(), clip.camera)
+        truth = clip.true_depth(index)
+        step = clip.camera.size_hw[0] // truth.shape[0]  # its pixel (v, u) is (step v, step u)
+        flat = clip.camera.rectified()
+        camera = Camera(truth.shape, flat.fx / step, flat.fy / step, flat.cx / step,
+                        flat.cy / step)
+        frames.append((keep.depth, keep.camera, truth, camera))
+    rate = float(clip.notes['rate_hz'])
+    for name, beams in SENSORS.items():
+        rng, errors, stated, first = np.random.default_rng(seed), [], [], math.nan
+        estimator = PointsEstimator(PointsSettings())
+        for number, (depth, camera, truth, true_camera) in enumerate(frames):
+            stamp = number / rate
+            if number % 3 == 0:  # a lidar at 10 Hz
+                estimator.add(sensors.disturb(
+                    sensors.measure(truth, true_camera, beams), rng), stamp)
+            scale = estimator.estimate(depth, camera, stamp)
+            if scale.state == 'ok':
+                first = stamp if math.isnan(first) else first
+                small = cv2.resize(truth, depth.shape[::-1], interpolation=cv2.INTER_NEAREST)
+                errors.append(math.log(scale.scale) - true_factor(small, depth))
+                stated.append(scale.uncertainty)
+        yield {'table': 'clip', 'level': 'network', 'sensor': name, 'wrong': '',
+               'first_estimate_s': None if math.isnan(first) else first,
+               **summary(errors, stated, len(frames))}
+
+
+def of_network(found: list[View]) -> dict[str, float]:
+    """How far the bundled network is off, and how far after the best factor of each picture."""
+    factors, rest = [], []
+    for view in found:
+        with np.errstate(invalid='ignore', divide='ignore'):
+            ratio = np.log(view.truth / view.depth)
+        factors.append(float(np.nanmedian(ratio)))
+        rest.append(np.abs(ratio - factors[-1])[np.isfinite(ratio)])
+    return {'factor_p10': math.exp(np.quantile(factors, 0.1)),
+            'factor_p90': math.exp(np.quantile(factors, 0.9)),
+            'median_after_best_factor': float(np.median(np.concatenate(rest))),
+            'p68_after_best_factor': float(np.quantile(np.concatenate(rest), 0.68))}
+
+
 def times(found: list[View]) -> dict[str, float]:
     """Milliseconds of this thread per image; the fastest tenth, because machines are shared."""
     rng = np.random.default_rng(0)
@@ -320,8 +372,9 @@ def main() -> int:
     found = list(views(args.data, args.splits.split(',')))
     rows = []
     print(f'{"":66}{"estimates":>11}{"error":>6}{"p90":>8}{"stated":>8}{"in 2 s":>8}{">10 %":>7}')
-    for make in (points_rows, range_rows, sequence_rows, ground_rows, affine_rows):
-        for row in make(found, args.seed):
+    tables = (points_rows, range_rows, sequence_rows, ground_rows, affine_rows)
+    for rows_of in (*(functools.partial(make, found) for make in tables), clip_rows):
+        for row in rows_of(args.seed):
             rows.append(row)
             title = f'{row["table"]}, {row["level"]}: {row["sensor"]}'
             title += f', {row["wrong"]}' if row['wrong'] else ''
@@ -329,12 +382,14 @@ def main() -> int:
                 'median_error', 'p90_error', 'median_uncertainty', 'within_2_sigma')
             ) + f'{row["errors_above_10_percent"]:7d}' if row['estimates'] else ''
             extra = row.get('median_error_of_floor')
+            first = row.get('first_estimate_s')
+            title += f', from {first:.1f} s on' if first is not None else ''
             print(f'{title:<66}{row["estimates"]:6d}/{row["pictures"]:<4d}{numbers}'
                   + (f'  floor {100 * extra:.1f}%' if extra is not None else ''), flush=True)
     document = {'frames': len(found), 'splits': args.splits, 'seed': args.seed,
                 'machine': platform.machine(), 'numpy': np.__version__, 'times': times(found),
-                'rows': rows}
-    print(document['times'])
+                'network': of_network(found), 'rows': rows}
+    print(document['times'], document['network'])
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / 'scale.json'
     path.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')

@@ -19,6 +19,7 @@ from depth_node.scale_fit import (
     Ints,
     fit_affine,
     fit_factor,
+    median,
     search_affine,
     shortest_half,
 )
@@ -308,7 +309,8 @@ def _sample(points: NDArray[np.float32], grid: _Grid, settings: PointsSettings) 
     cell = max(2.0, width * _CELL_SHARE)
     column, row = (u / cell).astype(np.intp), (v / cell).astype(np.intp)
     nearest = np.full((int(height / cell) + 1, int(width / cell) + 1), np.inf, np.float32)
-    order = np.argsort(-z)
+    # far ones first; numpy sorts 16 bits ten times as fast
+    order = np.argsort((z.min() / z * np.float32(65535)).astype(np.uint16), kind='stable')
     nearest[row[order], column[order]] = z[order]  # the last one, the nearest, stays
     seen = np.flatnonzero(z <= _HIDDEN * cv2.erode(nearest, _SQUARE)[row, column])
     if seen.size > _MAX_POINTS:
@@ -316,7 +318,8 @@ def _sample(points: NDArray[np.float32], grid: _Grid, settings: PointsSettings) 
     u, v, z = u[seen], v[seen], z[seen]
     iu, iv = (u + 0.5).astype(np.intp), (v + 0.5).astype(np.intp)
     # 3 x 3 pixels around each point; at the rim the nearest such window inside of the grid
-    left, top = np.clip(iu - 1, 0, width - 3), np.clip(iv - 1, 0, height - 3)
+    left = np.minimum(np.maximum(iu - 1, 0), width - 3)
+    top = np.minimum(np.maximum(iv - 1, 0), height - 3)
     window = grid.depth.ravel()[(top * width + left) + _offsets(width)].astype(np.float64)
     if settings.space == 'inv_depth' or not settings.affine:
         with np.errstate(divide='ignore'):
@@ -494,7 +497,7 @@ class Match:
         half = len(same)
         share = spreads[1 + _SHUFFLES:][:half] / spreads[1 + _SHUFFLES + half:]
         worst = int(share.argmax())
-        return cls(own, chance, float(np.median(share)), float(share[worst]),
+        return cls(own, chance, median(share), float(share[worst]),
                    tuple(_MOVES[enough][worst].tolist()))
 
     @property
