@@ -8,7 +8,10 @@ Each rule restates what a consumer does with a message, by its source: navigatio
 
 from __future__ import annotations
 
+import array
 from collections.abc import Callable
+import copy
+import dataclasses
 from dataclasses import dataclass
 import struct
 from typing import Any
@@ -124,8 +127,7 @@ def moveit_depth(sent: Sent) -> None:
     size = {'16UC1': 2, '32FC1': 4}[sent.depth.encoding]
     assert sent.depth.step == size * sent.depth.width, 'rows are handed to OpenGL without gaps'
     k = sent.info.k
-    assert min(k[0], k[4]) > 0
-    assert (k[2], k[5]) == (CX, CY)
+    assert (k[0], k[2], k[4], k[5]) == (FX, CX, FY, CY)
 
 
 def depth_image_proc(sent: Sent) -> None:
@@ -279,21 +281,128 @@ def test_qos_of_every_consumer_matches(peer: Peer, name: str) -> None:
             peer.node.destroy_subscription(mine)
 
 
-def test_the_rules_can_fail() -> None:
-    """A cloud as peers send it (Inf kept, y before x) does not pass."""
-    good = np.array([[0.1, 0.2, 1.5], [np.inf, np.inf, np.inf]], '<f4')
-    fields = [(name, 4 * index) for index, name in enumerate('xyz')]
-    cloud = PointCloud2(height=1, width=2, point_step=12, row_step=24)
-    from sensor_msgs.msg import PointField
+def with_points(sent: Sent, change: Callable[[np.ndarray], None]) -> Sent:
+    """Return a copy whose points are changed: (n, 3) float32, written back in place."""
+    points = copy.deepcopy(sent.points)
+    raw = np.frombuffer(points.data, np.uint8).reshape(-1, points.point_step).copy()
+    xyz = raw[:, :12].copy().view(np.float32)
+    change(xyz)
+    raw[:, :12] = xyz.view(np.uint8)
+    points.data = array.array('B', raw.tobytes())
+    return dataclasses.replace(sent, points=points)
 
-    cloud.fields = [PointField(name=name, offset=offset, datatype=7, count=1)
-                    for name, offset in fields]
-    cloud.data.frombytes(good.tobytes())
-    sent = Sent(Image(encoding='mono8'), CameraInfo(), cloud, Image())
-    for rule in (moveit_cloud, nav2_observation_buffer, moveit_depth, depth_image_proc,
-                 rtabmap, coloured, depthimage_to_laserscan):
-        with pytest.raises(AssertionError):
-            rule(sent)
-    cloud.fields[0].offset, cloud.fields[1].offset = 4, 0
-    with pytest.raises(AssertionError):
-        cloud_points(cloud, contiguous=True)
+
+def with_depth(sent: Sent, change: Callable[[np.ndarray], None]) -> Sent:
+    depth = copy.deepcopy(sent.depth)
+    values = np.frombuffer(depth.data, np.float32).copy()
+    change(values)
+    depth.data = array.array('B', values.tobytes())
+    return dataclasses.replace(sent, depth=depth)
+
+
+def put(value: float, where: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], None]:
+    def change(values: np.ndarray) -> None:
+        values[where(values)] = value
+    return change
+
+
+def swap_y_and_z(xyz: np.ndarray) -> None:
+    xyz[:, 1:] = xyz[:, :0:-1].copy()
+
+
+def attributes(sent: Sent, part: str, **changes: Any) -> Sent:
+    """Return a copy with attributes of one message replaced; `a__b` reaches inside."""
+    message = copy.deepcopy(getattr(sent, part))
+    for name, value in changes.items():
+        *path, leaf = name.split('__')
+        inner = message
+        for step in path:
+            inner = getattr(inner, step)
+        setattr(inner, leaf, value)
+    return dataclasses.replace(sent, **{part: message})
+
+
+def fields_as_peers_send_them(sent: Sent) -> Sent:
+    """y, z, x, as one of the peers has them."""
+    changed = attributes(sent, 'points')
+    for field in changed.points.fields:
+        field.offset = {'y': 0, 'z': 4, 'x': 8}.get(field.name, field.offset)
+    return changed
+
+
+def beyond_scan_height(sent: Sent) -> Sent:
+    return attributes(sent, 'info', p=[FX, 0.0, CX, 0.0, 0.0, FY, 3.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+
+
+OFF = [FX + 5, 0.0, CX, 0.0, FY, CY, 0.0, 0.0, 1.0]
+OFF_P = [FX + 5, 0.0, CX, 0.0, 0.0, FY, CY, 0.0, 0.0, 0.0, 1.0, 0.0]
+# what a node could do wrong -> the readers that must notice
+MISTAKES: dict[str, tuple[Callable[[Sent], Sent], tuple[Callable[[Sent], None], ...]]] = {
+    'Inf in the cloud': (lambda sent: with_points(sent, put(np.inf, np.isnan)),
+                         (nav2_observation_buffer, moveit_cloud)),
+    'the origin for what is unknown': (lambda sent: with_points(sent, put(0.0, np.isnan)),
+                                       (moveit_cloud, all_of_them)),
+    'a wall at the limit for what is beyond': (
+        lambda sent: with_points(sent, put(9.0, np.isnan)), (moveit_cloud,)),
+    'y and z exchanged': (lambda sent: with_points(sent, swap_y_and_z),
+                          (nav2_observation_buffer,)),
+    'Inf for the collision monitor': (
+        lambda sent: with_points(sent, put(-np.inf, lambda xyz: np.s_[:, 2])),
+        (nav2_collision_monitor,)),
+    'fields out of order': (fields_as_peers_send_them, (moveit_cloud,)),
+    'dense, though it is not': (lambda sent: attributes(sent, 'points', is_dense=True),
+                                (all_of_them,)),
+    'the time of sending': (lambda sent: attributes(sent, 'points', header__stamp__sec=7),
+                            (all_of_them,)),
+    'the time of sending, of the picture': (
+        lambda sent: attributes(sent, 'colour', header__stamp__sec=7), (rtabmap,)),
+    'the frame of the body': (lambda sent: attributes(sent, 'depth',
+                                                      header__frame_id='camera_link'),
+                              (all_of_them,)),
+    'depth for people': (lambda sent: attributes(sent, 'depth', encoding='mono8'),
+                         (moveit_depth, depth_image_proc, depthimage_to_laserscan, rtabmap)),
+    'rows with gaps': (lambda sent: attributes(sent, 'depth', step=sent.depth.step + 4),
+                       (moveit_depth,)),
+    'zero metres for what is unknown': (
+        lambda sent: with_depth(sent, put(0.0, lambda depth: ~np.isfinite(depth))),
+        (depth_image_proc,)),
+    'another scale': (lambda sent: with_depth(sent, lambda depth: np.multiply(
+        depth, 1.01, out=depth)), (depth_image_proc,)),
+    'K of another size': (lambda sent: attributes(sent, 'info', k=OFF),
+                          (moveit_depth, all_of_them)),
+    'P of another size': (lambda sent: attributes(sent, 'info', p=OFF_P),
+                          (depth_image_proc, all_of_them)),
+    'distortion of what is rectified': (lambda sent: attributes(sent, 'info', d=[0.1] * 5),
+                                        (all_of_them,)),
+    'size of the calibration': (lambda sent: attributes(sent, 'info', width=640, height=480),
+                                (rviz, rtabmap)),
+    'binning said again': (lambda sent: attributes(sent, 'info', binning_x=2, binning_y=2),
+                           (rviz,)),
+    'a centre that scan_height does not fit around': (beyond_scan_height,
+                                                      (depthimage_to_laserscan,)),
+    'a picture of another size': (lambda sent: attributes(sent, 'colour', width=32),
+                                  (rtabmap, coloured)),
+    'a picture of unknown encoding': (lambda sent: attributes(sent, 'colour', encoding='8UC3'),
+                                      (rtabmap, coloured)),
+}
+
+
+def refuses(reader: Callable[[Sent], None], sent: Sent) -> bool:
+    try:
+        reader(sent)
+    except AssertionError:
+        return True
+    return False
+
+
+def test_the_rules_notice_mistakes(peer: Peer) -> None:
+    """What the node sent, with one thing wrong at a time."""
+    assert peer.set(filter__near_m=NEAR_M, filter__far_m=FAR_M) == ''
+    sent = receive(peer)
+    for name, (mistake, readers) in MISTAKES.items():
+        wrong = mistake(sent)
+        for reader in readers:
+            reader(sent)
+            assert refuses(reader, wrong), f'{reader.__name__} does not notice: {name}'
+    assert {reader for _, readers in MISTAKES.values() for reader in readers} == {
+        reader.rule for reader in READERS.values()}, 'each rule has failed'
