@@ -212,7 +212,7 @@ def _offline(args: argparse.Namespace, settings: Settings) -> int:
                  shift={'auto': None, 'yes': True, 'no': False}[args.shift])
     picture = args.out.with_suffix('.jpg')
     _writers.write_image(picture, _sheet(found, result))
-    kept = calibration_file.save(args.out, result, camera=args.camera)
+    kept = calibration_file.save(args.out, result, model=card.name, camera=args.camera)
     if args.json:
         print_json({**describe(backend), **_as_json(result, found), 'not_used': missed,
                     'parameters': calibration_file.parameters(result), 'file': str(args.out),

@@ -40,7 +40,8 @@ def parameters(result: Result) -> dict[str, Any]:
     return {'source': 'fixed', 'scale': round(result.scale, 6), 'shift': round(result.shift, 6)}
 
 
-def save(path: Path, result: Result, *, camera: str = '', node: str = NODE_NAME) -> Path | None:
+def save(path: Path, result: Result, *, model: str, camera: str = '',
+         node: str = NODE_NAME) -> Path | None:
     """Write the parameters into a file that `params_file:=` takes.
 
     A file that is there keeps its other parameters, but not its comments; a copy of it as it was
@@ -50,6 +51,7 @@ def save(path: Path, result: Result, *, camera: str = '', node: str = NODE_NAME)
     Args:
         path: the YAML file; where it is a link, what it points to.
         result: what to write.
+        model: name of the network that it was measured with, for people.
         camera: of a node with several cameras, else empty.
         node: name of the node, with or without its namespace.
 
@@ -92,7 +94,7 @@ def save(path: Path, result: Result, *, camera: str = '', node: str = NODE_NAME)
     new = path.with_name(path.name + '.part')
     kept = path.with_name(path.name + '.bak') if there else None
     try:
-        new.write_text(f'# Metric scale, calibrated by depth_node: {notes[2:]}'
+        new.write_text(f'# Metric scale of the model {model}, calibrated by depth_node:\n{notes}'
                        + yaml.safe_dump(document, sort_keys=False), encoding='utf-8')
         if kept is not None:
             shutil.copyfile(path, kept)

@@ -142,7 +142,8 @@ class CalibrationService:
             path = Path(parameters.calibration.file)
             try:
                 path = path.expanduser()
-                calibration_file.save(path, result, camera=self._camera,
+                calibration_file.save(path, result, model=self._backend.card.name,
+                                      camera=self._camera,
                                       node=self._node.get_fully_qualified_name())
                 parts.append(f'written to {path}')
             except (CalibrationFileError, OSError, RuntimeError) as error:

@@ -57,10 +57,15 @@ def usb_launch(values: Mapping[str, str]) -> UsbLaunch:
         try:
             numbers[name] = float(values[name])
         except ValueError:
-            raise ArgumentError(f'{name}:={values[name]}: expected a number') from None
+            numbers[name] = math.nan
+        if not math.isfinite(numbers[name]):
+            raise ArgumentError(f'{name}:={values[name]}: expected a number')
+    for name in ('image_width', 'image_height'):
+        if numbers[name] < 1 or numbers[name] % 1:
+            raise ArgumentError(f'{name}:={values[name]}: expected a whole number above 0')
     url = values['camera_info_url']
-    if url.startswith(('~', '/')):
-        url = f'file://{Path(url).expanduser()}'
+    if url and '://' not in url:  # usb_cam takes URLs alone
+        url = f'file://{Path(url).expanduser().absolute()}'
     # optical frame: x right, y down, z forward; turned about base_frame's fixed axes x, then z
     roll = -math.radians(90 + numbers['pitch_deg'])
     yaw = math.radians(numbers['yaw_deg'] - 90)

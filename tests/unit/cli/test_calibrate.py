@@ -192,15 +192,16 @@ def test_file_keeps_other_parameters_and_the_old_file(tmp_path: Path):
     text = ('# ours\n/**:\n  ros__parameters:\n    model: {name: small}\n'
             '    scale: {source: model, when_stale: blank}\n')
     path.write_text(text)
-    kept = calibration_file.save(path, RESULT)
+    kept = calibration_file.save(path, RESULT, model='small')
     assert kept == tmp_path / 'robot.yaml.bak'
     assert kept.read_text() == text
     assert yaml.safe_load(path.read_text()) == {'/**': {'ros__parameters': {
         'model': {'name': 'small'}, 'scale': {**FOUND, 'when_stale': 'blank'}}}}
+    assert 'model small' in path.read_text()
     assert '1.2500' in path.read_text()
     assert sorted(tmp_path.iterdir()) == [path, kept]
     other = tmp_path / 'cameras.yaml'
-    assert calibration_file.save(other, RESULT, camera='front') is None
+    assert calibration_file.save(other, RESULT, model='small', camera='front') is None
     assert yaml.safe_load(other.read_text())['/**']['ros__parameters']['front']['scale'] == FOUND
 
 
@@ -219,7 +220,7 @@ def test_file_is_written_where_the_node_reads_it(tmp_path: Path, text: str, sect
     """By rcl's own parser, which takes the node's name before /**."""
     path = tmp_path / 'robot.yaml'
     path.write_text(text)
-    calibration_file.save(path, RESULT)
+    calibration_file.save(path, RESULT, model='small')
     written = yaml.safe_load(path.read_text())
     assert written[section]['ros__parameters']['scale'] == FOUND
     assert not any(key.startswith('scale.') for key in written[section]['ros__parameters'])
@@ -244,9 +245,9 @@ def test_file_of_two_nodes_of_that_name_is_left_alone(tmp_path: Path):
             'b:\n  mono_depth:\n    ros__parameters: {model.name: small}\n')
     path.write_text(text)
     with pytest.raises(calibration_file.CalibrationFileError, match='/a/mono_depth and /b/'):
-        calibration_file.save(path, RESULT)
+        calibration_file.save(path, RESULT, model='small')
     assert path.read_text() == text
-    calibration_file.save(path, RESULT, node='/b/mono_depth')
+    calibration_file.save(path, RESULT, model='small', node='/b/mono_depth')
     written = yaml.safe_load(path.read_text())
     assert written['b']['mono_depth']['ros__parameters']['scale'] == FOUND
     assert written['/a/mono_depth'] == {'ros__parameters': {'model.name': 'small'}}
@@ -256,21 +257,21 @@ def test_file_behind_a_link_keeps_the_link(tmp_path: Path):
     source, link = tmp_path / 'source.yaml', tmp_path / 'link.yaml'
     source.write_text('/**:\n  ros__parameters: {model.name: small}\n')
     link.symlink_to(source)
-    calibration_file.save(link, RESULT)
+    calibration_file.save(link, RESULT, model='small')
     assert link.is_symlink()
     assert 'scale' in source.read_text()
 
 
 @pytest.mark.parametrize('text', [
     '- 1\n- 2\n', '[]', 'false', '/**: 3\n', 'a: [', '/**:\n  ros__parameters:\n    scale: 4\n',
-    '/**:\n  ros__parameters: [1]\n', 'a: !!python/object:os.system {}\n', '[' * 3000,
+    '/**:\n  ros__parameters: [1]\n', 'a: !!python/object:os.system {}\n', '[' * 600,
     b'\xff\xfe\x00'])
 def test_file_of_something_else_is_left_alone(tmp_path: Path, text: str | bytes):
     path = tmp_path / 'other.yaml'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     before = path.read_bytes()
     with pytest.raises(calibration_file.CalibrationFileError, match=r'other\.yaml'):
-        calibration_file.save(path, RESULT)
+        calibration_file.save(path, RESULT, model='small')
     assert path.read_bytes() == before
     assert sorted(tmp_path.iterdir()) == [path]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from depth_node.ground import Mount
 from depth_node.ros.launch_arguments import ArgumentError
@@ -42,3 +43,19 @@ def test_parameters_of_the_camera():
     assert wanted['frame_id'] == USB_FRAME
     with pytest.raises(ArgumentError, match='z:=high: expected a number'):
         usb_launch({**DEFAULTS, 'z': 'high'})
+
+
+@pytest.mark.parametrize(('name', 'value'), [
+    ('framerate', 'nan'), ('z', 'inf'), ('image_width', '0'), ('image_height', '480.5')])
+def test_numbers_that_no_camera_takes(name: str, value: str):
+    with pytest.raises(ArgumentError, match=f'{name}:={value}: expected a'):
+        usb_launch({**DEFAULTS, name: value})
+
+
+@pytest.mark.parametrize(('given', 'url'), [
+    ('', ''), ('package://robot/camera.yaml', 'package://robot/camera.yaml'),
+    ('~/camera.yaml', f'file://{Path.home()}/camera.yaml'),
+    ('camera.yaml', f'file://{Path.cwd()}/camera.yaml')])
+def test_calibration_becomes_a_url(given: str, url: str):
+    wanted = usb_launch({**DEFAULTS, 'camera_info_url': given}).parameters
+    assert wanted['camera_info_url'] == url
