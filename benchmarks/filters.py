@@ -54,6 +54,7 @@ from depth_node.pipeline import DepthPipeline  # noqa: E402
 
 Depth = NDArray[np.float32]
 
+WARM_ROUNDS = 10  # until the memory of the temporal filter is full
 GRID_HW, IMAGE_HW = (192, 256), (480, 640)
 SIGMAS_PX = (0.7, 1.0, 1.5, 2.0)
 TARGET_FLYING, TARGET_KEPT, TARGET_STEADIER, TARGET_LAG, TARGET_MS = 0.02, 0.9, 3.0, 1.0, 4.0
@@ -344,12 +345,12 @@ def temporal_results(clip: Clip, backend: Any, static_frames: int) -> dict[str, 
 
 
 def summary_ms(rounds: list[tuple[float, float]]) -> dict[str, float]:
-    """Return the fastest and the median round, and the median of the core's own time.
+    """Return the fastest and the median warm round, and the median of the core's own time.
 
     On a machine that does other work too the core's time says what a round costs, and the wall
     clock what the others took away.
     """
-    wall, used = np.array(rounds).T
+    wall, used = np.array(rounds[WARM_ROUNDS:]).T
     return {'min_ms': round(float(wall.min()), 3),
             'median_ms': round(float(np.median(wall)), 3),
             'median_cpu_ms': round(float(np.median(used)), 3)}
@@ -418,7 +419,7 @@ def times(clip: Clip, rounds: int) -> dict[str, Any]:
     chains = {name: FilterChain(settings) for name, (settings, _) in cases.items()}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
     work_grid, work_image = grid.copy(), image.copy()
-    for number in range(rounds):
+    for number in range(rounds + WARM_ROUNDS):
         for name, (_settings, extra) in cases.items():
             np.copyto(work_grid, scattered if 'scattered' in name else grid)
             np.copyto(work_image, image)
@@ -434,7 +435,7 @@ def times(clip: Clip, rounds: int) -> dict[str, Any]:
     for name in ('temporal ema', 'temporal median', 'median 3', 'median 5',
                  'flying pixels, angle', 'flying pixels, jump', 'speckle'):
         chain, ms = FilterChain(one[name]), []
-        for number in range(max(5, rounds // 8)):
+        for number in range(max(5, rounds // 8) + WARM_ROUNDS):
             np.copyto(work_image, image)
             begin, used = time.perf_counter(), time.thread_time()
             chain.on_grid(work_image, lens, stamp=1 + number / 30, picture=picture)
