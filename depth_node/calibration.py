@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 import math
-from typing import TYPE_CHECKING
 
 import cv2
 from depth_node.camera import Camera
@@ -17,9 +16,6 @@ from depth_node.filters import FilterSettings
 from depth_node.model_card import ModelCard
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from depth_node.pipeline import DepthFrame
 
 METHODS = ('distance', 'chessboard', 'tag')
 # What the pipeline of a calibration filters.  No range: the card's limits are metres after the
@@ -479,18 +475,19 @@ class Settings:
         else:
             _check_tag(self.tag_m, self.family)
 
-    def look(self, frame: DepthFrame, source: Camera) -> tuple[Reference, Sample]:
-        """Find the reference in a frame, and compare the frame's depth with it.
+    def look(self, rgb: NDArray[np.uint8], depth: NDArray[np.float32], camera: Camera,
+             source: Camera) -> tuple[Reference, Sample]:
+        """Find the reference in a picture, and compare depth with it.
 
         Args:
-            frame: depth that no scale was applied to, made with `FILTERS`.
+            rgb: (H, W, 3) rectified picture.
+            depth: (H, W) of it, metres; no scale applied, made with `FILTERS`.
+            camera: rectified camera of both.
             source: camera of the picture as it was taken.
 
         Raises:
             CalibrationError: it is not seen, or there is too little depth on it.
         """
-        if frame.camera is None:
-            raise CalibrationError('the intrinsics of the camera are not known')
         reference: Reference | None
         if self.method == 'distance':
             height, width = source.size_hw
@@ -498,11 +495,11 @@ class Settings:
             if not (0 <= at[0] < width and 0 <= at[1] < height):
                 raise CalibrationError(f'pixel ({at[0]:g}, {at[1]:g}) lies outside of the picture '
                                        f'of {width}x{height}')
-            reference = known_distance(frame.camera, self.distance_m, rectified_pixel(source, at))
+            reference = known_distance(camera, self.distance_m, rectified_pixel(source, at))
         elif self.method == 'chessboard':
-            reference = chessboard(frame.rgb, frame.camera, self.corners_wh, self.square_m)
+            reference = chessboard(rgb, camera, self.corners_wh, self.square_m)
         else:
-            reference = tag(frame.rgb, frame.camera, self.tag_m, self.family)
+            reference = tag(rgb, camera, self.tag_m, self.family)
         if reference is None:
             raise CalibrationError(f'no {self.method} was seen')
-        return reference, compare(frame.depth, reference)
+        return reference, compare(depth, reference)

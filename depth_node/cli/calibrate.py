@@ -199,7 +199,8 @@ def _offline(args: argparse.Namespace, settings: Settings) -> int:
             try:
                 rgb, camera = load()
                 frame = pipeline.run(rgb, camera)
-                reference, sample = settings.look(frame, camera)
+                assert frame.camera is not None
+                reference, sample = settings.look(frame.rgb, frame.depth, frame.camera, camera)
             except (CommandError, OSError, ValueError, cv2.error) as error:
                 # one bad picture must not end the others
                 missed.append({'picture': name, 'reason': str(error)})

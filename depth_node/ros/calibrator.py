@@ -146,7 +146,8 @@ class Calibrator:
             raise CalibrationError('the intrinsics of the camera are not known')
         frame = self._pipeline.run(rgb, camera)
         source = camera if self._rectify == 'auto' else camera.rectified()
-        return settings.look(frame, source)[1]
+        assert frame.camera is not None
+        return settings.look(frame.rgb, frame.depth, frame.camera, source)[1]
 
     @staticmethod
     def _sensed(frame: DepthFrame) -> tuple[float, float]:
