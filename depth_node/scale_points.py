@@ -631,8 +631,10 @@ def _fit_cone(cone: _Cone, grid: _Grid, settings: PointsSettings) -> Estimate | 
         log_factor = min(max(log_factor + step, -20.0), 20.0)
         if abs(step) < 1e-3 or not cone.origin.any():
             break
-    # solid angle of the cone in pixels near the axis: how much of it the picture shows
-    whole = math.pi * math.tan(limit) ** 2 * camera.fx * camera.fy / max(cone.direction[2], 0.1)**3
+    # pixels of the whole spot at that distance: how much of it the picture shows
+    away = float(cone.origin[2] + cone.distance_m * cone.direction[2])
+    radius = cone.distance_m * math.tan(limit) / max(away, 1e-3)
+    whole = math.pi * radius**2 * camera.fx * camera.fy / max(float(cone.direction[2]), 0.1)
     if ranges.size < 0.5 * whole:
         return ('more than half of the cone of the range lies outside of the picture: what it '
                 'measured may lie there')

@@ -84,6 +84,23 @@ def test_scale_of_an_exact_floor_is_exact(factor):
     np.testing.assert_allclose(plane.up, pose.mount.up, atol=3e-3)
 
 
+def test_pixels_need_not_be_square_nor_the_camera_upright():
+    camera = Camera((96, 128), 200.0, 50.0, 60.5, 49.0)
+    pose = Pose.looking((0.0, 0.0, 0.9), 0.0, 30.0, 60.0)
+    found, estimator = estimate(raycast.depth_of([ROOM], pose, camera), pose.mount, camera=camera)
+    assert found.state == 'ok', estimator.problem
+    assert found.scale == pytest.approx(1.0, rel=5e-3)
+
+
+def test_the_floor_says_less_about_the_rest_of_the_picture():
+    pose = Pose.looking((0.0, 0.0, 0.9), 0.0, 25.0)
+    depth = raycast.depth_of([ROOM], pose)
+    for local_error in (0.05, 0.2):
+        found, _ = estimate(depth, pose.mount, GroundSettings(local_error=local_error,
+                                                              height_error=0.01))
+        assert found.uncertainty == pytest.approx(math.hypot(0.4 * local_error, 0.0112), rel=0.1)
+
+
 @pytest.mark.parametrize('tilt_deg', [0.0, 1.0])
 def test_error_of_the_scale_at_known_height(tilt_deg):
     """Issue: at most 4 % at known height."""
