@@ -7,6 +7,7 @@ import os
 import time
 from typing import Any
 
+from depth_node.ros.calibrator import BUSY
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -16,6 +17,7 @@ from std_srvs.srv import Trigger
 
 _DISCOVERY_S = 10.0
 _SLACK_S = 10.0  # beyond the node's own time limit
+_AGAIN_S = 2.0
 _STEP_S = 0.1  # rclpy waits in C, where Ctrl-C is not heard
 
 
@@ -85,17 +87,27 @@ def _call(node: Node, executor: SingleThreadedExecutor, kind: Any, name: str, re
             raise CalibrationClientError(
                 f'no service {name} within {_DISCOVERY_S:g} s; is the node running and '
                 'configured, in the same ROS_DOMAIN_ID? (ros2 node list)')
-        future = client.call_async(request)
-        end = time.monotonic() + seconds
-        while not future.done():
+        futures = [client.call_async(request)]
+        began = time.monotonic()
+        while True:
             executor.spin_once(timeout_sec=_STEP_S)
-            if future.done():
-                break
+            answers = [future.result() for future in futures if future.done()]
+            answer = next((item for item in answers if not _is_busy(item)), None)
+            if answer is not None or len(answers) == len(futures):
+                return answer or answers[0]
             if not client.service_is_ready():
                 raise CalibrationClientError(f'{name} went away before it answered: the node '
                                              'ended, or was cleaned up')
-            if time.monotonic() > end:
+            waited = time.monotonic() - began
+            if waited > seconds:
                 raise CalibrationClientError(f'{name} did not answer within {seconds:g} s')
-        return future.result()
+            if waited > _AGAIN_S and len(futures) == 1:
+                # a server that is just being discovered can miss a request
+                futures.append(client.call_async(request))
     finally:
         node.destroy_client(client)
+
+
+def _is_busy(answer: Any) -> bool:
+    """Return whether the answer is that of a second request, of which the first is in work."""
+    return not getattr(answer, 'success', True) and answer.message == BUSY

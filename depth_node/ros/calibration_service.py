@@ -13,7 +13,7 @@ from depth_node.camera import Camera
 from depth_node.pipeline import DepthFrame
 from depth_node.ros import calibration_file
 from depth_node.ros.calibration_file import CalibrationFileError
-from depth_node.ros.calibrator import Calibrator
+from depth_node.ros.calibrator import BUSY, Calibrator
 from depth_node.ros.parameters import Parameters
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ class CalibrationService:
                           ) -> Trigger.Response:
         response.success, response.message = False, ''
         if self._calibrator is not None:
-            response.message = 'a calibration is running already'
+            response.message = BUSY
             return response
         if not self._active():
             response.message = 'the node is not active: ros2 lifecycle set <node> activate'

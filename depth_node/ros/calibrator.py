@@ -9,7 +9,6 @@ import cv2
 from depth_node.backends import Backend
 from depth_node.calibration import (
     FILTERS,
-    METHODS,
     CalibrationError,
     Result,
     Sample,
@@ -24,8 +23,8 @@ from depth_node.ros.parameters import Parameters
 import numpy as np
 from numpy.typing import NDArray
 
+BUSY = 'a calibration is running already'
 SENSOR = 'sensor'  # take over what scale.source points or ground finds
-ALL_METHODS = (*METHODS, SENSOR)
 _ENOUGH = 3  # samples that will do when the time is over
 
 
