@@ -90,7 +90,7 @@ class Demo:
 def command(clip: Path, out: Path, models: Path, *more: str) -> list[str]:
     return [sys.executable, '-m', 'depth_node.cli', 'demo', '--clip', str(clip), '--out', str(out),
             '--model', str(models / 'tiny.yaml'), '--backend', 'onnxruntime', '--rate', str(RATE),
-            '--domain-id', os.environ['ROS_DOMAIN_ID'], '--param', 'backend.threads:=1',
+            '--param', 'backend.threads:=1',
             '--param', 'filter.flying_pixel_angle_deg:=0.0',
             '--param', 'filter.flying_pixel_jump:=0.0', '--param', 'filter.temporal:=off', *more]
 
