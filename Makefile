@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 TORCH_PIP_ARGS ?=
 # A Python 3.11, where `python3.11` is not on PATH.
 PYTHON ?=
-export TORCH_PIP_ARGS PYTHON
+export TORCH_PIP_ARGS PYTHON PYTEST_ARGS
 
 .PHONY: help
 help:  ## List the targets.
@@ -33,8 +33,17 @@ setup-test:
 	@scripts/setup.sh test
 
 .PHONY: test
+# The tests over DDS have the machine to themselves; the others run two files at a time.
 test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all tests.
-	@. scripts/env.sh; python -m pytest --timeout 300 $(PYTEST_ARGS)
+	@. scripts/env.sh; if [ -n "$$PYTEST_ARGS" ]; then \
+	  python -m pytest --timeout 300 $(PYTEST_ARGS); \
+	else \
+	  status=0; \
+	  python -m pytest --timeout 300 tests/ros || status=$$?; \
+	  python -m pytest --timeout 300 --numprocesses 2 --dist loadfile --ignore tests/ros \
+	    || status=$$?; \
+	  exit $$status; \
+	fi
 
 .PHONY: sweep
 sweep: setup-test  ## Long checks: every preset from train to card, every network to TensorRT-RTX (half an hour).
