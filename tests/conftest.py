@@ -6,8 +6,10 @@ import fcntl
 import importlib.util
 import os
 from pathlib import Path
+import signal
 import sys
 import tempfile
+import threading
 
 import pytest
 
@@ -65,6 +67,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'  # Iron and newer
     if os.environ.get('ROS_DISTRO') == 'humble':
         os.environ['ROS_LOCALHOST_ONLY'] = '1'
+    # A shell that starts a job in the background has it ignore Ctrl-C, and all its children, too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and (
+            threading.current_thread() is threading.main_thread()):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Two test processes with as many threads as cores each would slow each other down.
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
