@@ -181,10 +181,11 @@ def test_trap_22_a_large_value_of_the_sky_output_is_sky(value, is_sky):
     ('size_hw', 'expected'),
     [
         ((480, 640), (476, 644)),  # within the limits: its own size, in steps
-        # Below the smallest size: each short side takes it. Transformers would make 392x518 of
-        # this picture, the authors' code 518x686; ours enlarges no side further than it must.
-        ((240, 320), (392, 392)),
-        ((240, 640), (392, 644)),
+        # Below the smallest size: enlarged until both sides reach it, as transformers does; the
+        # authors' code would make 518x686 of this picture.
+        ((240, 320), (392, 518)),
+        # too wide for both limits: only this keeps no aspect
+        ((240, 640), (392, 686)),
         ((600, 100), (518, 392)),
     ],
 )
