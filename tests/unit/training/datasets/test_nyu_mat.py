@@ -11,7 +11,7 @@ from depth_node.training.datasets import DatasetError, open_dataset
 from depth_node.training.datasets.base import AbsentSplitError
 from depth_node.training.datasets.nyu_mat import MAT_NAME, recognise
 import h5py
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -227,7 +227,9 @@ def read_all(root):
 def test_a_truncated_file_gives_nothing_but_our_error(tmp_path, name, kept, tail):
     writer.write(tmp_path, frames=5, size_hw=(6, 10))
     data = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(data[: int(kept * len(data))] + tail)
+    cut = data[: int(kept * len(data))] + tail
+    assume(not cut.startswith(data.rstrip(b'\0')))  # zeros may be what was cut off
+    (tmp_path / name).write_bytes(cut)
     with pytest.raises(DatasetError, match=name):
         read_all(tmp_path)
 
