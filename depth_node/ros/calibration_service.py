@@ -94,11 +94,11 @@ class CalibrationService:
     async def _on_request(self, _: Trigger.Request, response: Trigger.Response
                           ) -> Trigger.Response:
         response.success, response.message = False, ''
+        if not self._active():  # first: a calibration that ends with its node is no reason to wait
+            response.message = 'the node is not active: ros2 lifecycle set <node> activate'
+            return response
         if self._calibrator is not None:
             response.message = BUSY
-            return response
-        if not self._active():
-            response.message = 'the node is not active: ros2 lifecycle set <node> activate'
             return response
         parameters = self._parameters()
         outcome: Future = Future(executor=self._node.executor)

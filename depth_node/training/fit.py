@@ -176,7 +176,18 @@ def train(
         for checkpoint in (folder / BEST, last):
             if checkpoint.is_file():
                 checkpoint_card(checkpoint, task.judged, manifest).save()
+    _leave_process_group()
     return manifest
+
+
+def _leave_process_group() -> None:
+    """End the connection of several processes.
+
+    Lightning does so for NCCL only; gloo's threads that still run when the process ends abort it
+    at times, and torchrun then reports a run that is complete as failed.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def checkpoint_card(

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 from pathlib import Path
-import shutil
 import subprocess
 import sys
 
@@ -62,15 +61,10 @@ def train(root: Path, tmp_path: Path, name: str, *extra: str, prefix: tuple[str,
         if key not in ('LOCAL_RANK', 'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
     }  # fmt: skip
     command = prefix or (sys.executable,)
-    command = (*command, str(tmp_path / 'script.py'), str(tmp_path / f'{name}.json'), *extra)
-    for _ in range(2):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True,
-                              timeout=140)
-        # gloo aborts now and then where a thread of its own still runs: not what is tested here
-        if 'terminate called without an active exception' not in done.stderr:
-            break
-        if '--resume' not in extra:
-            shutil.rmtree(tmp_path / name, ignore_errors=True)
+    done = subprocess.run(
+        [*command, str(tmp_path / 'script.py'), str(tmp_path / f'{name}.json'), *extra],
+        env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     log = max((tmp_path / name).glob('csv*/metrics.csv'))
     with log.open() as file:
