@@ -93,8 +93,15 @@ def train(
     data = FrameData(config)
     task = DepthTask(config.to_dict(), init=not (resume or init))
     task.time_limit_s = max_time_s
+    if task.objective.starts_from_weights and init is None and not resume:
+        raise RunError(
+            f'objective {config.objective.name} is for a network that is trained already; start '
+            'from its checkpoint: --init runs/small/best.ckpt'
+        )
     if init is not None and not resume:
-        _start_from(task, init)
+        for line in _start_from(task, init):
+            if first:
+                print(f'{init}: {line}', file=sys.stderr)
     manifest: dict[str, Any] = {}
     if first:
         folder.mkdir(parents=True, exist_ok=True)
@@ -267,8 +274,11 @@ def _check_same_run(last: Path, config: TrainConfig) -> None:
             )
 
 
-def _start_from(task: DepthTask, init: Path) -> None:
+def _start_from(task: DepthTask, init: Path) -> list[str]:
     """Take the weights of another run, of the same network or an earlier stage of it.
+
+    Returns:
+        What differs in parts that a network may have or not (`DepthNetwork.optional_modules`).
 
     Raises:
         RunError: they do not fit; names the first difference.
@@ -282,6 +292,11 @@ def _start_from(task: DepthTask, init: Path) -> None:
             f'{ours.name}; give a checkpoint of the same network'
         )
     start = network_of(checkpoint).state_dict()
+    fresh = task.network.state_dict()
+    optional = tuple(f'{name}.' for name in task.network.optional_modules)
+    new = [key for key in fresh if key not in start and key.startswith(optional)]
+    unused = [key for key in start if key not in fresh and key.startswith(optional)]
+    start = {key: start.get(key, fresh.get(key)) for key in (*start, *new) if key not in unused}
     try:
         task.network.load_state_dict(start)
     except RuntimeError as error:
@@ -293,6 +308,10 @@ def _start_from(task: DepthTask, init: Path) -> None:
     if task.ema is not None:
         task.ema.network.load_state_dict(start)
     task.warm_start = True
+    return [
+        f'{text} {", ".join(keys)}'
+        for text, keys in (('not in it, begin anew:', new), ('not used:', unused)) if keys
+    ]  # fmt: skip
 
 
 class FrameData(lightning.LightningDataModule):

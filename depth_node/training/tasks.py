@@ -103,6 +103,7 @@ class DepthTask(lightning.LightningModule):
         self.objective = build_objective(
             self.config.objective.name, **self.config.objective.options
         )
+        self.objective.check(self.network)
         decay = self.config.optim.ema_decay
         self.ema = Ema(self.network, decay) if decay else None
         self.time_limit_s: float | None = None
@@ -295,6 +296,7 @@ class DepthTask(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the last pictures."""
         self.panel = []
+        self.objective.begin_validation()
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> None:
         """Score one batch; means are over pictures that have a truth."""
@@ -316,6 +318,19 @@ class DepthTask(lightning.LightningModule):
             for index in list(range(0, size, max(1, size // 2)))[:room]:
                 depth = torch.where(valid[index], target[index], 0.0)
                 self.panel.append((batch['rgb'][index], depth, pred[index]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Let the objective fit what it fits on validation frames, before a checkpoint is kept."""
+        networks = (self.network, self.judged)
+        for name, value in self.objective.end_validation(networks, self._over_processes).items():
+            self.log(f'val/{name}', value)
+
+    def _over_processes(self, counts: torch.Tensor) -> torch.Tensor:
+        if self.trainer.world_size == 1:
+            return counts
+        summed = self.trainer.strategy.reduce(counts.to(self.device), reduce_op='sum')
+        assert isinstance(summed, torch.Tensor)
+        return summed
 
     def on_validation_end(self) -> None:
         """Lower the rates when the score stays where it is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+from depth_node.training.networks.confidence import ConfidenceHead
 import torch
 from torch import nn
 
@@ -29,6 +30,9 @@ class DepthNetwork(nn.Module):
             the output is metric; None for the others.
         depth_range_m: smallest and largest depth that the network can return, metres (unit of
             the output for relative kinds).
+        optional_modules: modules that some options add to a network that works without them:
+            weights that lack them, or have them in excess, still fit.
+        has_confidence: whether `predict` gives a confidence too; then `confidence_head` makes it.
     """
 
     size_hw: tuple[int, int]
@@ -38,6 +42,9 @@ class DepthNetwork(nn.Module):
     output_kind: str = 'depth'
     canonical_focal_px: float | None = None
     depth_range_m: tuple[float, float] = (0.1, 100.0)
+    optional_modules: tuple[str, ...] = ()
+    has_confidence: bool = False
+    confidence_head: ConfidenceHead | None  # no default: it would hide the module of that name
 
     @abstractmethod
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
@@ -49,6 +56,13 @@ class DepthNetwork(nn.Module):
         Returns:
             (N, 1, h, w) float32 of `output_kind`; depths and inverse depths are positive.
         """
+
+    def predict(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return all that inference gives: what `forward` does, and confidence where there is one.
+
+        Confidence is (N, 1, h, w) float32, 0 to 1, see `networks.confidence`.
+        """
+        return (self(batch),)
 
     def outputs(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Predict for training: `prediction`, as `forward`, and whatever else losses need.

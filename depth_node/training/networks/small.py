@@ -4,6 +4,9 @@ Predicts log canonical depth at half resolution with four values a cell, which a
 lays out at full resolution (Shi et al. 2016, arXiv:1609.05158): object borders keep the pixel
 grid of the image for almost no time. Canonical depth (Yin et al. 2023, Metric3D,
 arXiv:2307.10984, section 3.1): metric depth = canonical depth * f / f_canonical.
+
+With `confidence` a second head tells how wrong depth is at each pixel, trained afterwards on the
+finished network.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import math
 
 from depth_node.training.networks.base import DepthNetwork, checked_range, checked_size
+from depth_node.training.networks.confidence import ConfidenceHead
 from depth_node.training.networks.encoders import build_encoder
 import torch
 from torch import nn
@@ -50,6 +54,7 @@ class SmallDepthNet(DepthNetwork):
     """EfficientNet-Lite pyramid, five-level decoder, pixel-shuffle head."""
 
     output_kind = 'canonical_depth'
+    optional_modules = ('confidence_head',)
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class SmallDepthNet(DepthNetwork):
         encoder_weights: str | None = None,
         canonical_focal_px: float = 256.0,
         depth_range_m: tuple[float, float] = (0.1, 40.0),
+        confidence: bool = False,
     ) -> None:
         """Build the network.
 
@@ -70,6 +76,8 @@ class SmallDepthNet(DepthNetwork):
             encoder_weights: a weights file for the encoder, instead of the package's.
             canonical_focal_px: focal length at `size_hw` for which the output is metric.
             depth_range_m: the output is clamped to this.
+            confidence: add the confidence head. Depth is then frozen, weights and norms: the head
+                learns the errors of the network that is used, which must not move meanwhile.
 
         Raises:
             ValueError: a side is not divisible by 32, the range is empty, an unknown encoder, or
@@ -101,15 +109,52 @@ class SmallDepthNet(DepthNetwork):
         with torch.no_grad():
             self.head.weight[1:] = self.head.weight[:1]
         nn.init.constant_(self.head.bias, math.log(START_DEPTH_M))
+        self.has_confidence = confidence
+        if confidence:
+            self.requires_grad_(False)
+        self.confidence_head = ConfidenceHead(widths[-1]) if confidence else None
+
+    def train(self, mode: bool = True) -> SmallDepthNet:
+        """Switch modes; depth beside a confidence head stays in evaluation mode."""
+        super().train(mode)
+        if self.confidence_head is not None:
+            for name, module in self.named_children():
+                if name != 'confidence_head':
+                    module.eval()
+        return self
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """See `DepthNetwork.forward`."""
+        return self._depth(self._features(batch))
+
+    def predict(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See `DepthNetwork.predict`."""
+        features = self._features(batch)
+        depth = self._depth(features)
+        if self.confidence_head is None:
+            return (depth,)
+        return depth, self.confidence_head.confidence(self.confidence_head(features))
+
+    def outputs(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See `DepthNetwork.outputs`; with `confidence` also `log_spread`, (N, 1, H, W)."""
+        if self.confidence_head is None:
+            return super().outputs(batch)
+        with torch.no_grad():
+            features = self._features(batch)
+            depth = self._depth(features)
+        return {'prediction': depth, 'log_spread': self.confidence_head(features)}
+
+    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+        """Compute the decoder's last map, half of the picture's size."""
         pyramid = self.encoder(batch)
-        features = self.neck(pyramid[-1])
+        features: torch.Tensor = self.neck(pyramid[-1])
         height, width = features.shape[-2:]
         features = features + self.context(functional.avg_pool2d(features, (height, width)))
         for merge, skip in zip(self.merges, reversed(pyramid[:-1]), strict=True):
             features = merge(features, skip)
+        return features
+
+    def _depth(self, features: torch.Tensor) -> torch.Tensor:
         log_depth = functional.pixel_shuffle(self.head(features), 2)
         near, far = self.depth_range_m
         return log_depth.float().clamp(math.log(near), math.log(far)).exp()

@@ -16,6 +16,7 @@ OBJECTIVES = {
     'two_streamed': f'{_HERE}.two_streamed:TwoStreamedObjective',
     'ordinal': f'{_HERE}.ordinal:Ordinal',
     'semi_supervised': f'{_HERE}.semi_supervised:SemiSupervised',
+    'confidence': f'{_HERE}.confidence:Confidence',
     'self_supervised': f'{_HERE}.self_supervised:SelfSupervised',
 }
 

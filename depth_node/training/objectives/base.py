@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 import math
 
 from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.registry import OptionError
 import torch
 from torch import nn
 from torch.nn import functional
@@ -30,12 +32,26 @@ class Objective(nn.Module):
             'normals', 'labels' and 'views'.
         monitor: the score by which the best checkpoint is chosen.
         monitor_mode: 'min' or 'max'.
+        starts_from_weights: whether it makes sense only for a network that is trained already.
     """
 
     needs: frozenset[str] = frozenset()
     learns_from: frozenset[str] = frozenset({'depth'})
     monitor: str = 'abs_rel'
     monitor_mode: str = 'min'
+    starts_from_weights: bool = False
+
+    def check(self, network: DepthNetwork) -> None:
+        """Refuse a network that cannot be trained for this.
+
+        Raises:
+            OptionError: says which option to change.
+        """
+        if network.has_confidence:
+            raise OptionError(
+                'with network.options.confidence=true depth is frozen, and the confidence head '
+                'learns by objective confidence alone; leave the option out to train depth'
+            )
 
     @abstractmethod
     def losses(self, network: DepthNetwork, batch: Batch) -> dict[str, torch.Tensor]:
@@ -63,6 +79,25 @@ class Objective(nn.Module):
         """Score the pictures of a batch: name to (N,), NaN where a picture has no truth."""
         pred, target, valid = prediction_and_truth(network, batch)
         return depth_scores(pred, target, valid, relative=network.output_kind.startswith('rel_'))
+
+    def begin_validation(self) -> None:
+        """Prepare for the scores of all validation frames."""
+
+    def end_validation(
+        self,
+        networks: Sequence[DepthNetwork],
+        total: Callable[[torch.Tensor], torch.Tensor],
+    ) -> dict[str, float]:
+        """Fit what is fitted on the validation frames, after the last of them was scored.
+
+        Args:
+            networks: that are trained and that is judged; both get the result.
+            total: sums a tensor over all processes of the run.
+
+        Returns:
+            Further scores for the log.
+        """
+        return {}
 
 
 def prediction_and_truth(
