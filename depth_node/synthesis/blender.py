@@ -475,6 +475,9 @@ class Stage:
         data.lens = focal_px(width, view.hfov_deg) / width * data.sensor_width
         self.camera.matrix_world = Matrix(view.camera_to_world @ _OPTICAL_TO_BLENDER)
 
+    def new_look(self) -> None:
+        """Let the next views have other colours and lamps, where the renderer does that."""
+
     def render(self, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Render a view.
 

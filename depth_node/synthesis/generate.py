@@ -24,8 +24,8 @@ from depth_node.synthesis.writer import finished_scenes, summarise
 
 PYTHON_VARIABLE = 'DEPTH_NODE_BPY_PYTHON'
 # What must not change when a run is continued: the scenes on disk would not be its own.
-_FIXED = ('recipe', 'seed', 'size_hw', 'spp', 'table_share', 'channels', 'sequence')
-_BEFORE = {'recipe': 1, 'channels': [], 'sequence': 1}  # folders that do not say so
+_FIXED = ('recipe', 'renderer', 'seed', 'size_hw', 'spp', 'table_share', 'channels', 'sequence')
+_BEFORE = {'recipe': 1, 'renderer': 'cycles', 'channels': [], 'sequence': 1}  # folders that do not say so
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Settings:
     size_hw: tuple[int, int] = (192, 256)
     spp: int = 4
     table_share: float = TABLE_SHARE
+    renderer: str = 'cycles'
     channels: tuple[str, ...] = ()
     sequence: int = 1
     catalogue: Path = CATALOGUE_DIR
@@ -54,16 +55,21 @@ class Settings:
                 'channels': list(self.channels), 'stop_at': min(self.stop_at, 1e10)}
 
 
-def find_python(given: str | None) -> str:
+def find_python(given: str | None, renderer: str = 'cycles') -> str:
     """The interpreter that can import bpy: the named one, $DEPTH_NODE_BPY_PYTHON or this one.
+
+    Args:
+        given: what the user named.
+        renderer: of `recipe.RENDERERS`; 'raycast' needs embreex too.
 
     Raises:
         RenderError: it cannot; says what to install.
     """
     python = given or os.environ.get(PYTHON_VARIABLE) or sys.executable
+    more = ', embreex' if renderer == 'raycast' else ''
     try:
         probe = subprocess.run(
-            [python, '-c', 'import bpy, cv2, OpenEXR, numpy'],
+            [python, '-c', f'import bpy, cv2, OpenEXR, numpy{more}'],
             capture_output=True, text=True, timeout=300)
         trouble = (probe.stderr.strip().splitlines() or [''])[-1] if probe.returncode else ''
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -168,7 +174,7 @@ def finish(settings: Settings) -> dict[str, Any]:
     assets = load_catalogue(settings.catalogue)
     used = attribution.used_assets([settings.out / ''])
     plain = settings.to_json()
-    generator = {key: plain[key] for key in ('spp', 'table_share', 'channels', 'sequence')}
+    generator = {key: plain[key] for key in ('renderer', 'spp', 'table_share', 'channels', 'sequence')}
     generator['photographs'] = sorted(
         key.partition('/')[2] for key in used if key.startswith('texture/'))
     return summarise(

@@ -1,7 +1,7 @@
 """One rendering process: makes its share of the scenes, one JSON line of progress a scene.
 
 Started by `generate` as `python -m depth_node.synthesis.worker <settings.json> <index>`; it needs
-bpy, OpenEXR, numpy and opencv only.
+bpy, OpenEXR, numpy and opencv only, and embreex where rays are cast instead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from depth_node.synthesis import recipe, scenes
 from depth_node.synthesis.blender import Stage
 from depth_node.synthesis.catalogue import Asset, find_archives, load_catalogue
+from depth_node.synthesis.raycast import RayStage
 from depth_node.synthesis.viewpoints import nearby_views
 from depth_node.synthesis.writer import (
     SceneWriter,
@@ -40,7 +41,8 @@ def make_stage(settings: dict[str, Any]) -> tuple[Stage, list[Asset]]:
     """Open Blender with the catalogue named in the settings."""
     catalogue = Path(settings['catalogue'])
     textures = settings.get('textures')
-    stage = Stage(
+    kind = RayStage if settings.get('renderer') == 'raycast' else Stage
+    stage = kind(
         tuple(settings['size_hw']), settings['spp'], Path(settings['cache']),
         {path.stem: path for path in find_archives(catalogue)},
         scenes.list_pictures(Path(textures) if textures else None),
@@ -84,6 +86,7 @@ def make_scene(
             }
             step = float(np.exp(rng.uniform(*np.log(SEQUENCE_STEP_M))))
             reference = None
+            stage.new_look()
             motion = nearby_views(rng, shown.view, sequence, step)
             for place, view in enumerate(motion):
                 if place and scenes.cramped(stage, view.position, 0.05):
