@@ -85,6 +85,7 @@ class OutputSpec:
         canonical_focal_px: only with `canonical_depth`.
         assumed_hfov_deg: horizontal field of view taken when the camera is not known.
         confidence: name of a confidence output (0..1, larger is better), or None.
+        confidence_meaning: what its numbers mean, in words, where that is known.
         sky: name of a sky probability output, or None.
     """
 
@@ -96,6 +97,7 @@ class OutputSpec:
     assumed_hfov_deg: float | None = None
     confidence: str | None = None
     sky: str | None = None
+    confidence_meaning: str | None = None
 
     @property
     def metric(self) -> bool:
@@ -123,6 +125,8 @@ class CheckSpec:
         percentiles: values at the named percentiles (0..100).
         tolerance: per precision, the largest allowed deviation of each statistic as a share of
             the reference mean's magnitude.
+        confidence_mean: mean of the confidence output, to which the same tolerance applies in
+            full; None where it is not checked.
     """
 
     seed: int
@@ -131,6 +135,7 @@ class CheckSpec:
     std: float
     percentiles: dict[int, float]
     tolerance: dict[str, float]
+    confidence_mean: float | None = None
 
     def statistics(self) -> dict[str, float]:
         """Return name -> reference value, in the order they are reported."""
@@ -321,7 +326,8 @@ class ModelCard:
             'name': self.output.name, 'kind': self.output.kind, 'unit': self.output.unit}
         if self.output.range_m is not None:
             outputs['range_m'] = list(self.output.range_m)
-        for key in ('canonical_focal_px', 'assumed_hfov_deg', 'confidence', 'sky'):
+        for key in ('canonical_focal_px', 'assumed_hfov_deg', 'confidence', 'confidence_meaning',
+                    'sky'):
             value = getattr(self.output, key)
             if value is not None:
                 outputs[key] = value
@@ -337,6 +343,8 @@ class ModelCard:
                 'mean': self.check.mean, 'std': self.check.std,
                 'percentiles': dict(self.check.percentiles),
                 'tolerance': dict(self.check.tolerance)}
+            if self.check.confidence_mean is not None:
+                card['check']['confidence_mean'] = self.check.confidence_mean
         card['provenance'] = self.provenance
         card['metrics'] = self.metrics
         return card
@@ -770,10 +778,15 @@ def _output_spec(raw: _Section, path: Path) -> OutputSpec:
     hfov = raw.number('assumed_hfov_deg') if 'assumed_hfov_deg' in keys else None
     if hfov is not None and not 5 <= hfov <= 170:
         raise CardError(f'{path}: output.assumed_hfov_deg: found {hfov}, expected 5 to 170')
+    confidence = raw.text('confidence') if 'confidence' in keys else None
+    if 'confidence_meaning' in keys and confidence is None:
+        raise CardError(f'{path}: output.confidence_meaning goes with output.confidence, which is '
+                        'missing')
     return OutputSpec(
         name=raw.text('name'), kind=kind, unit=unit, range_m=range_m, canonical_focal_px=focal,
-        assumed_hfov_deg=hfov,
-        confidence=raw.text('confidence') if 'confidence' in keys else None,
+        assumed_hfov_deg=hfov, confidence=confidence,
+        confidence_meaning=raw.text('confidence_meaning')
+        if 'confidence_meaning' in keys else None,
         sky=raw.text('sky') if 'sky' in keys else None)
 
 
@@ -793,6 +806,12 @@ def _check_spec(raw: _Section, path: Path) -> CheckSpec:
         tolerance[str(key)] = float(value)
     if 'fp32' not in tolerance:
         raise CardError(f'{path}: check.tolerance.fp32 is missing')
+    confidence_mean = None
+    if 'confidence_mean' in raw.keys():
+        confidence_mean = raw.number('confidence_mean')
+        if not 0 <= confidence_mean <= 1:
+            raise CardError(f'{path}: check.confidence_mean: found {confidence_mean}, expected 0 '
+                            'to 1')
     return CheckSpec(seed=raw.integer('seed'), size_hw=raw.size_hw('size_hw'),
                      mean=raw.number('mean'), std=raw.number('std'), percentiles=percentiles,
-                     tolerance=tolerance)
+                     tolerance=tolerance, confidence_mean=confidence_mean)

@@ -56,6 +56,8 @@ PRECISIONS: Final = ('auto', 'fp32', 'fp16', 'mixed', 'bf16', 'int8')
 # Used where a card names no tolerance for a precision: a share of the reference mean. Sound
 # engines stay ten times below; the INT8 graph that OpenVINO got wrong was 12 % off.
 _DEFAULT_TOLERANCE: Final = {'fp32': 0.002, 'fp16': 0.01, 'bf16': 0.03, 'int8': 0.05}
+# Of a confidence, on either side of 0 to 1: rounding of a runtime in few bits.
+_CONFIDENCE_EXCESS: Final = 0.01
 
 
 Tensors = dict[str, tuple[str, list[int | None]]]
@@ -271,6 +273,11 @@ def self_check(backend: Backend) -> CheckResult:
             broken = plane.size - int(np.count_nonzero(np.isfinite(plane)))
             return CheckResult(False, f'{broken} of {plane.size} values of {name} are not finite '
                                       'on the reference picture')
+        # written so that NaN fails
+        if name == card.output.confidence and not (
+                (plane >= -_CONFIDENCE_EXCESS) & (plane <= 1 + _CONFIDENCE_EXCESS)).all():
+            return CheckResult(False, f'{name} goes from {plane.min():g} to {plane.max():g} on '
+                                      'the reference picture, expected 0 to 1')
     if check is None:
         return CheckResult(True, 'shapes and finite values only: the card has no reference '
                                  'statistics')
@@ -284,6 +291,13 @@ def self_check(backend: Backend) -> CheckResult:
     deviations = {name: abs(found[name] - expected[name]) / unit for name in expected}
     worst_name = max(deviations, key=deviations.__getitem__)
     worst = deviations[worst_name]
+    confidence = card.output.confidence
+    if confidence is not None and check.confidence_mean is not None:
+        mean = float(outputs[confidence].astype(np.float64).mean())
+        expected['confidence'], found['confidence'] = check.confidence_mean, mean
+        deviations['confidence'] = abs(mean - check.confidence_mean)  # of its range, 1
+        if deviations['confidence'] > worst:
+            worst_name, worst = 'confidence', deviations['confidence']
     judged = 'fp16' if backend.precision == 'mixed' else backend.precision
     tolerance = check.tolerance.get(judged, _DEFAULT_TOLERANCE[judged])
     if judged == 'int8' and backend.name == 'tensorrt':  # a file of its own

@@ -205,6 +205,8 @@ def write_files(
             f'{path}: {path.stat().st_size / 1e6:.1f} MB; ONNX Runtime equals torch to '
             f'{parity.max_abs:.1e}, {parity.max_rel:.1e} of the depth at most and '
             f'{parity.mean_rel:.1e} on average, on {parity.pictures} pictures'
+            + ('' if parity.confidence_max is None
+               else f'; confidence to {parity.confidence_max:.1e}')
         )
         for finding in lint(path, batches=parity_batches(nominal_hw)):
             print(f'{path}: {finding}', file=sys.stderr)

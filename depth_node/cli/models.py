@@ -368,10 +368,12 @@ def _reference(card: ModelCard, backend: Any) -> CheckSpec:
     size_hw = card.input.size_hw or card.input.min_hw
     if size_hw is None:
         raise CommandError('the card names no input size')
-    raw = backend.run(check_batch(card.input, 7, size_hw))[card.output.name]
-    mean, std, percentiles = statistics_of(raw)
+    outputs = backend.run(check_batch(card.input, 7, size_hw))
+    mean, std, percentiles = statistics_of(outputs[card.output.name])
+    sure = card.output.confidence
     return CheckSpec(7, size_hw, mean, std, percentiles,
-                     {'fp32': 0.002, 'bf16': 0.03, 'fp16': 0.01, 'int8': 0.05})
+                     {'fp32': 0.002, 'bf16': 0.03, 'fp16': 0.01, 'int8': 0.05},
+                     None if sure is None else float(outputs[sure].mean()))
 
 
 def _output_name(args: argparse.Namespace, outputs: Tensors) -> str:

@@ -24,7 +24,13 @@ from depth_node.model_card import (
 )
 from depth_node.postprocess import as_map
 from depth_node.preprocess import ResizePlan
-from depth_node.training.networks.card import INPUT_NAME, OUTPUT_NAME, input_spec, output_spec
+from depth_node.training.networks.card import (
+    CONFIDENCE_NAME,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    input_spec,
+    output_spec,
+)
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,8 +76,11 @@ def make_card(
             inputs, size_hw=None, multiple_of=sizes.step, min_hw=sizes.min_hw,
             max_hw=sizes.max_hw, resize='keep_aspect',
         )  # fmt: skip
-    values = run_file(onnx_file, check_input(CHECK_SEED, check_hw)[0])
-    mean, std, percentiles = statistics_of(values)
+    picture = check_input(CHECK_SEED, check_hw)[0]
+    mean, std, percentiles = statistics_of(run_file(onnx_file, picture))
+    sure = None
+    if network.has_confidence:
+        sure = round(float(run_file(onnx_file, picture, output=CONFIDENCE_NAME).mean()), 6)
     card = ModelCard(
         name=name,
         path=onnx_file.with_suffix('.yaml').absolute(),
@@ -86,6 +95,7 @@ def make_card(
             std=round(std, 6),
             percentiles={rank: round(value, 6) for rank, value in percentiles.items()},
             tolerance=dict(TOLERANCE),
+            confidence_mean=sure,
         ),
         provenance=provenance,
     )
@@ -113,11 +123,16 @@ def with_file(
     if card.check is None:
         raise ExportError(f'{card.path}: no reference statistics; export the model again')
     picture = check_input(card.check.seed, card.check.size_hw)[0]
-    values = run_file(onnx_file, picture, as_written=precision == 'int8_trt', card=card)
+    as_written = precision == 'int8_trt'
+    values = run_file(onnx_file, picture, as_written=as_written, card=card)
     mean, std, percentiles = statistics_of(values)
     found = {'mean': mean, 'std': std, **{f'p{k}': v for k, v in percentiles.items()}}
     expected = card.check.statistics()
     deviation = max(abs(found[k] - expected[k]) for k in expected) / abs(card.check.mean)
+    if card.check.confidence_mean is not None:
+        sure = run_file(
+            onnx_file, picture, as_written=as_written, card=card, output=card.output.confidence)
+        deviation = max(deviation, abs(float(sure.mean()) - card.check.confidence_mean))
     largest = LARGEST_DEVIATION[precision]
     if not deviation <= largest:
         raise ExportError(
@@ -172,7 +187,8 @@ def feeder(spec: InputSpec) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
 
 
 def file_runner(
-    onnx_file: Path, *, as_written: bool = False, card: ModelCard | None = None
+    onnx_file: Path, *, as_written: bool = False, card: ModelCard | None = None,
+    output: str | None = None,
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Open a file by ONNX Runtime; the function takes (H, W, 3) uint8, returns (h, w).
 
@@ -181,6 +197,7 @@ def file_runner(
         as_written: without graph optimisation, which fuses the quantised form of TensorRT in its
             own way.
         card: names its input and output; None is for files of `export_onnx`.
+        output: the output to return, where it is not depth.
     """
     import onnxruntime
 
@@ -192,6 +209,7 @@ def file_runner(
     )
     name, result = (INPUT_NAME, OUTPUT_NAME) if card is None else (
         card.input.name, card.output.name)  # fmt: skip
+    result = output or result
     feed = (lambda picture: picture[None]) if card is None else feeder(card.input)
 
     def run(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -207,6 +225,7 @@ def run_file(
     *,
     as_written: bool = False,
     card: ModelCard | None = None,
+    output: str | None = None,
 ) -> NDArray[np.float32]:
     """Run one picture through a file; see `file_runner`."""
-    return file_runner(onnx_file, as_written=as_written, card=card)(picture)
+    return file_runner(onnx_file, as_written=as_written, card=card, output=output)(picture)

@@ -215,11 +215,14 @@ def _check(card: ModelCard, new: ModelCard, path: Path) -> CheckSpec:
     assert new.input.size_hw is not None
     seed = card.check.seed if card.check else CHECK_SEED
     batch = check_batch(new.input, seed, new.input.size_hw)
-    mean, std, percentiles = statistics_of(_runner(path, new)(batch)[new.output.name])
+    outputs = _runner(path, new)(batch)
+    mean, std, percentiles = statistics_of(outputs[new.output.name])
+    sure = new.output.confidence
     return CheckSpec(
         seed, new.input.size_hw, round(mean, 6), round(std, 6),
         {rank: round(value, 6) for rank, value in percentiles.items()},
-        dict(card.check.tolerance if card.check else _TOLERANCE))
+        dict(card.check.tolerance if card.check else _TOLERANCE),
+        None if sure is None else round(float(outputs[sure].mean()), 6))
 
 
 def _rounded(value: float) -> float:

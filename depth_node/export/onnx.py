@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import copy
 from dataclasses import dataclass
 import logging
@@ -13,7 +13,7 @@ import warnings
 
 from depth_node.export.dynamic import NotDynamicError, Sizes, loosen
 from depth_node.export.lint import FP16_PEAK, Peak, peak_activation
-from depth_node.training.networks.card import INPUT_NAME, OUTPUT_NAME
+from depth_node.training.networks.card import INPUT_NAME, graph_outputs
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -34,6 +34,9 @@ PARITY_FLOOR = 0.2
 # fp16 keeps 11 bits: pure convolution nets moved by 0.03 % on average. Over ten times that is a
 # node that fp16 does not suit.
 FP16_TOLERANCE_MEAN_REL = 0.005
+# Largest difference of a confidence, whose range is 1. It is a steep function of what the network
+# computes, and nobody decides by a thousandth.
+CONFIDENCE_TOLERANCE = {'fp32': 1e-3, 'fp16': 0.03}
 LARGE_CONSTANT_BYTES = 2**14
 MAX_FILE_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB
 
@@ -52,12 +55,14 @@ class Parity:
             mean, where that is more).
         mean_rel: mean of these shares.
         pictures: how many were compared.
+        confidence_max: largest difference of the confidence; None where there is none.
     """
 
     max_abs: float
     max_rel: float
     mean_rel: float
     pictures: int
+    confidence_max: float | None = None
 
 
 class ImageToDepth(nn.Module):
@@ -72,9 +77,14 @@ class ImageToDepth(nn.Module):
         self.register_buffer('mean', torch.tensor(network.mean).view(1, 3, 1, 1))
         self.register_buffer('std', torch.tensor(network.std).view(1, 3, 1, 1))
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Compute the (1, 1, h, w) map from (1, H, W, 3) uint8 RGB."""
-        return self.network(self.normalised(image))
+    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Compute the (1, 1, h, w) maps, one or several, from (1, H, W, 3) uint8 RGB."""
+        found = self.predict(image)
+        return found if len(found) > 1 else found[0]
+
+    def predict(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the maps of `card.graph_outputs`."""
+        return self.network.predict(self.normalised(image))
 
     def normalised(self, image: torch.Tensor) -> torch.Tensor:
         """Return what the network takes; float comes first, as TensorRT can only cast uint8."""
@@ -88,9 +98,10 @@ class HalfImageToDepth(ImageToDepth):
         """Copy a network."""
         super().__init__(copy.deepcopy(network).half())
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Compute the (1, 1, h, w) float32 map from (1, H, W, 3) uint8 RGB."""
-        return self.network(self.normalised(image).half()).float()
+    def predict(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the maps of `card.graph_outputs` in float32."""
+        found = self.network.predict(self.normalised(image).half())
+        return tuple(each.float() for each in found)
 
 
 def export_onnx(
@@ -144,7 +155,7 @@ def export_onnx(
             opset_version=EXPORTER_OPSET,
             external_data=False,
             input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            output_names=graph_outputs(network),
             verbose=False,
         )
     graph = program.model_proto
@@ -348,11 +359,14 @@ def check_parity(model: ImageToDepth, path: Path, sizes: Sizes | None = None) ->
 
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
 
-    def run(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (found,) = session.run([OUTPUT_NAME], {INPUT_NAME: picture[None]})
-        return np.asarray(found, np.float32)
+    names = graph_outputs(model.network)
+
+    def run(picture: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        return [np.asarray(each, np.float32)
+                for each in session.run(names, {INPUT_NAME: picture[None]})]
 
     parity = compare(model, run, sizes)
+    _check_confidence(path, parity, 'fp32')
     allowed = max(PARITY_TOLERANCE_REL, getattr(model.network, 'parity_tolerance_rel', 0.0))
     if not parity.max_rel <= allowed:
         raise ExportError(
@@ -376,11 +390,13 @@ def check_half_parity(network: DepthNetwork, path: Path, sizes: Sizes | None = N
 
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
 
-    def run(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (found,) = session.run([OUTPUT_NAME], {INPUT_NAME: picture[None]})
-        return np.asarray(found)
+    names = graph_outputs(network)
+
+    def run(picture: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        return [np.asarray(each) for each in session.run(names, {INPUT_NAME: picture[None]})]
 
     parity = compare(ImageToDepth(network).eval(), run, sizes)
+    _check_confidence(path, parity, 'fp16')
     if not parity.mean_rel <= FP16_TOLERANCE_MEAN_REL:
         raise ExportError(
             f'{path.name}: fp16 moves the depth by {parity.mean_rel:.2%} on average, expected <= '
@@ -389,16 +405,31 @@ def check_half_parity(network: DepthNetwork, path: Path, sizes: Sizes | None = N
     return parity
 
 
+def _check_confidence(path: Path, parity: Parity, precision: str) -> None:
+    """Refuse a graph whose confidence is another than torch's.
+
+    Raises:
+        ExportError: it is.
+    """
+    found, allowed = parity.confidence_max, CONFIDENCE_TOLERANCE[precision]
+    if found is not None and not found <= allowed:
+        raise ExportError(
+            f'{path.name}: confidence differs from torch by up to {found:.2e}, expected <= '
+            f'{allowed:g}; do not ship this file'
+        )
+
+
 def compare(
     model: ImageToDepth,
-    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32] | Sequence[NDArray[np.float32]]],
     sizes: Sizes | None = None,
 ) -> Parity:
     """Measure how far a runtime is from torch.
 
     Args:
         model: the network in torch.
-        run: takes an (H, W, 3) uint8 picture, returns what the graph gave for it.
+        run: takes an (H, W, 3) uint8 picture, returns what the graph gave for it: depth, or
+            depth and confidence.
         sizes: those of a dynamic graph; it is compared at `Sizes.samples`.
 
     Raises:
@@ -409,12 +440,12 @@ def compare(
     else:
         # the last two: smooth, and noise
         pictures = [p for size_hw in sizes.samples() for p in parity_pictures(size_hw, 3)[-2:]]
-    largest, worst, means = 0.0, 0.0, []
+    largest, worst, means, sure = 0.0, 0.0, [], []
     for picture in pictures:
         with torch.inference_mode():
-            expected = model(torch.from_numpy(picture[None])).numpy()
+            maps = [each.numpy() for each in model.predict(torch.from_numpy(picture[None]))]
         try:
-            found = run(picture)
+            given = run(picture)
         except Exception as error:  # ONNX Runtime's errors have no common base
             if sizes is None:
                 raise
@@ -422,15 +453,21 @@ def compare(
                 f'at {picture.shape[1]}x{picture.shape[0]} the graph does not run '
                 f'({str(error).splitlines()[0]}); export it without --dynamic'
             ) from error
-        if sizes is None:
-            found = found.reshape(expected.shape)
-        if found.shape != expected.shape:
-            raise ExportError(
-                f'at {picture.shape[1]}x{picture.shape[0]} the graph gives a map of shape '
-                f'{found.shape}, torch {expected.shape}; export it without --dynamic'
-            )
+        pairs = list(zip([given] if isinstance(given, np.ndarray) else given, maps))
+        for index, (found, expected) in enumerate(pairs):
+            if sizes is None:
+                found = found.reshape(expected.shape)
+                pairs[index] = found, expected
+            if found.shape != expected.shape:
+                raise ExportError(
+                    f'at {picture.shape[1]}x{picture.shape[0]} the graph gives a map of shape '
+                    f'{found.shape}, torch {expected.shape}; export it without --dynamic'
+                )
+        sure += [float(np.abs(found - expected).max()) for found, expected in pairs[1:]]
+        found, expected = pairs[0]
         difference, size = np.abs(found - expected), np.abs(expected)
         share = difference / np.maximum(size, max(PARITY_FLOOR * size.mean(), 1e-12))
         largest, worst = max(largest, float(difference.max())), max(worst, float(share.max()))
         means.append(float(share.mean()))
-    return Parity(largest, worst, float(np.mean(means)), len(pictures))
+    return Parity(
+        largest, worst, float(np.mean(means)), len(pictures), max(sure) if sure else None)

@@ -105,8 +105,8 @@ def quantize_onnx(
         pictures: (H, W, 3) uint8 RGB at the network's size, like those the robot will see.
         precision: one of `FORMS`.
         float_nodes: names of nodes to leave in float; None leaves the first `FLOAT_FIRST_CONVS`
-            convolutions and the last, whose output is log depth: eight bits over its range would
-            be steps of 2 %.
+            convolutions and the last of every output, which is log depth: eight bits over its
+            range would be steps of 2 %; of a confidence, its log spread.
         spec: the card's input; None is that of files of `export_onnx`.
 
     Raises:
@@ -204,6 +204,8 @@ def halve_onnx(
 
     model = onnx.load(str(source))
     cast_first(model)
+    if len(model.graph.output) > 1:
+        _tails_last(model)
     convs = [index for index, node in enumerate(model.graph.node) if node.op_type == 'Conv']
     if not convs:
         raise ExportError(f'{source.name}: no convolution; export it as fp16 from its checkpoint')
@@ -331,7 +333,40 @@ def _require_tensorrt(target: Path) -> None:
 
 
 def _sensitive_convs(model: onnx.ModelProto) -> tuple[str, ...]:
-    names = [str(node.name) for node in model.graph.node if node.op_type == 'Conv']
+    convs = [node for node in model.graph.node if node.op_type == 'Conv']
+    names = [str(node.name) for node in convs]
     if len(names) <= FLOAT_FIRST_CONVS + 1:
         raise ExportError(f'the graph has {len(names)} convolutions: nothing to quantise')
-    return (*names[:FLOAT_FIRST_CONVS], names[-1])
+    if len(model.graph.output) == 1:
+        return (*names[:FLOAT_FIRST_CONVS], names[-1])
+    before = {id(node) for node in _leading_to_convolutions(model)}
+    last = [str(node.name) for node in convs if id(node) not in before]
+    return tuple(dict.fromkeys([*names[:FLOAT_FIRST_CONVS], *last]))
+
+
+def _leading_to_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes of whose results a convolution is computed, in order."""
+    needed: set[str] = set()
+    found = []
+    for node in reversed(model.graph.node):
+        leads = any(name in needed for name in node.output)
+        if leads:
+            found.append(node)
+        if leads or node.op_type == 'Conv':
+            needed.update(node.input)
+    return found[::-1]
+
+
+def _tails_last(model: onnx.ModelProto) -> None:
+    """Put what every output computes after its last convolution behind all convolutions.
+
+    With one output that is the order already; the tail of depth may stand before the last
+    convolution of confidence.
+    """
+    nodes = list(model.graph.node)
+    leading = {id(node) for node in _leading_to_convolutions(model)}
+    first = [n for n in nodes if id(n) in leading or n.op_type == 'Conv']
+    chosen = {id(node) for node in first}
+    rest = [node for node in nodes if id(node) not in chosen]
+    del model.graph.node[:]
+    model.graph.node.extend([*first, *rest])

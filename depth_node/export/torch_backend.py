@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from depth_node.backends import BackendError
+from depth_node.backends import BackendError, output_names
 from depth_node.backends._base import OnnxBackend, default_threads
 from depth_node.export.onnx import ImageToDepth
 from depth_node.model_card import FileSpec, InputSpec, ModelCard, file_sha256
@@ -102,20 +102,25 @@ class TorchBackend(OnnxBackend):
             device=torch.cuda.get_device_name(chosen) if on_gpu else 'CPU',
         )  # fmt: skip
         self._chosen = chosen
-        whole: torch.nn.Module = network
-        if card.input.layout == 'uint8_nhwc':
-            whole = ImageToDepth(network)
-        self._network: torch.nn.Module | None = whole.eval().to(chosen)
+        self._network: ImageToDepth | None = ImageToDepth(network).eval().to(chosen)
 
     def _infer(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         assert self._network is not None
         try:
             with torch.inference_mode():
                 # a copy: torch refuses read-only arrays, and the pipeline reuses its own
-                output = self._network(torch.tensor(batch, device=self._chosen))
+                found = self._run(torch.tensor(batch, device=self._chosen))
         except RuntimeError as error:
             raise BackendError(f'torch: {error}') from error
-        return {self.card.output.name: output.float().cpu().numpy()}
+        names = output_names(self.card)
+        return {name: each.float().cpu().numpy()
+                for name, each in zip(names, found, strict=True)}
+
+    def _run(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        assert self._network is not None
+        if self.card.input.layout != 'uint8_nhwc':
+            return self._network.network.predict(batch)
+        return self._network.predict(batch)
 
     def _release(self) -> None:
         self._network = None

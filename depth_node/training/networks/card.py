@@ -6,9 +6,16 @@ import math
 
 from depth_node.model_card import METRIC_KINDS, InputSpec, OutputSpec
 from depth_node.training.networks.base import DepthNetwork
+from depth_node.training.networks.confidence import MEANING
 
 INPUT_NAME = 'image'
 OUTPUT_NAME = 'depth'
+CONFIDENCE_NAME = 'confidence'
+
+
+def graph_outputs(network: DepthNetwork) -> list[str]:
+    """Name what `DepthNetwork.predict` gives, in its order."""
+    return [OUTPUT_NAME, CONFIDENCE_NAME] if network.has_confidence else [OUTPUT_NAME]
 
 
 def input_spec(network: DepthNetwork) -> InputSpec:
@@ -44,4 +51,6 @@ def output_spec(
         range_m=(range_m or network.depth_range_m) if metric else None,
         canonical_focal_px=focal_px,
         assumed_hfov_deg=assumed_hfov_deg if focal_px is not None else None,
+        confidence=CONFIDENCE_NAME if network.has_confidence else None,
+        confidence_meaning=MEANING if network.has_confidence else None,
     )

@@ -187,6 +187,7 @@ def test_export_equals_torch_in_both_runtimes(name, tmp_path):
 STAGES = {
     'eigen14_fine': 'eigen14_coarse', 'eigen14_kitti_fine': 'eigen14_kitti_coarse',
     'eigen_fergus15_scale3': 'eigen_fergus15_scale12', 'geonet_flow': 'geonet_rigid',
+    'small_confidence': 'small',
 }  # fmt: skip
 
 
@@ -218,7 +219,9 @@ def test_from_a_preset_to_a_card_as_typed(preset, tmp_path, capsys):
         file = systems.presets_folder() / f'{name}.yaml'
         stage = settings(config)
         if name != preset:
-            stage += [f'network.options.stage={systems.preset(name).network.options["stage"]}']
+            earlier = systems.preset(name).network.options
+            stage += [f'network.options.{key}={json.dumps(earlier.get(key, False))}'
+                      for key in ('stage', 'confidence') if key in config.network.options]
         command = ['train', '--config', str(file), '--data', data, '--no-progress',
                    '--out', str(tmp_path / name), *stage]  # fmt: skip
         first = ['--init', str(runs[-1] / 'last.ckpt')] if runs else []
