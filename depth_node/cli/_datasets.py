@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -148,7 +149,9 @@ def open_reader(
         assert isinstance(frame, _DatasetFrame)
         frame.truth = truth
     name = path.resolve().name if spec.kind == 'folder' else f'{spec.kind}/{scene or split}'
-    note = first.note + f'; {split} split of {spec.kind}'
+    note = first.note + f'; {split} split of {spec.kind} {path.resolve().name}'
+    if spec.kind == 'rendered' and (recipe := _recipe(path)):
+        note += f', recipe {recipe}'
     if options:
         note += ' with ' + ', '.join(f'{key} {value}' for key, value in options.items())
     return Reader(name.rstrip('/'), spec.kind, note, frames, truth)
@@ -176,6 +179,15 @@ def _open_splits(kind: str, path: Path, split: str, options: dict[str, Any]) -> 
     if not found:
         raise DataError(reason)
     return found
+
+
+def _recipe(path: Path) -> object:
+    """Return the recipe that rendered frames name, None where they name none."""
+    try:
+        meta = json.loads((path / 'meta.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+    return meta.get('recipe') if isinstance(meta, dict) else None
 
 
 def _rendered_parts(path: Path) -> tuple[Path, str, str]:
@@ -246,6 +258,7 @@ class _DatasetFrame:
             frame.camera,
             frame.normals,
             None if pairs is None else LabelledPairs(pairs.uv, pairs.relation),
+            self.dataset.scene(self.index),
         )
 
 

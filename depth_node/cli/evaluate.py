@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from depth_node.backends import Backend
     from depth_node.evaluation.protocols import DatasetResult, Protocol
     from depth_node.evaluation.readers import Reader
+    from depth_node.evaluation.report import Run
     from depth_node.model_card import ModelCard
     from depth_node.pipeline import DepthPipeline
 
@@ -44,10 +45,13 @@ data sets:
 The model runs in the same pipeline as on the robot. The baseline is the best plane in inverse
 depth, fitted to the truth of each frame: a ratio below 1 beats it. A protocol sets crop, range,
 alignment, mode and resizing as published numbers were made; docs/evaluation.md says which.
+Several rendered: folders are given apart and together, by kind of scene and by range.
 
 examples:
   depth-node evaluate --data osd:osd_learn --data motorcycle --out report
   depth-node evaluate --data rendered:frames --precision int8 --align none --json
+  depth-node evaluate --data rendered:rooms --data rendered:tables --data motorcycle \\
+      --baseline old/results.json --summary docs/results/small.md
   depth-node evaluate --data folder:mine --k 525,525,319.5,239.5
   depth-node evaluate --checkpoint runs/x/best.ckpt --data nyu_mat:nyu --protocol nyu_eigen
 """
@@ -72,6 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help='measure a checkpoint of depth-node train, in torch')
     trained.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto',
                          help='where torch runs it (auto: cuda where there is one)')
+    parser.add_argument('--baseline', metavar='FILE.json|NAME|FILE',
+                        help='compare frame by frame with the results.json of an earlier run, or '
+                             'with another model (card name, card or ONNX file), which is then '
+                             'measured too, with the same backend and precision')
     rules = parser.add_argument_group('protocol')
     rules.add_argument('--protocol', choices=_PROTOCOLS, metavar='NAME',
                        help='one of ' + ', '.join(_PROTOCOLS) + '; the options below change it')
@@ -108,7 +116,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help='at most N frames of each data set, evenly spread')
     output = parser.add_argument_group('output')
     output.add_argument('--out', type=Path, metavar='DIR',
-                        help='write results.json, report.md and a page of pictures per data set')
+                        help='write results.json, report.md, frames.csv and a page of pictures '
+                             'per data set')
+    output.add_argument('--summary', type=Path, metavar='FILE.md',
+                        help='write a short report to keep')
     output.add_argument('--examples', type=positive_int, default=3, metavar='N',
                         help='worst and best frames on such a page (3 of each)')
     output.add_argument('--update-card', action='store_true',
@@ -119,13 +130,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write; 0 when every data set was measured, 1 otherwise."""
-    import datetime
-
-    from depth_node.evaluation import report
+    from depth_node.evaluation import compare, report
     from depth_node.evaluation.readers import DataError
-    from depth_node.filters import FilterSettings
-    from depth_node.pipeline import DepthPipeline
-    from depth_node.scale import Scale
 
     if args.update_card and (args.limit is not None or args.filters):
         raise UsageError('--update-card records whole data sets without filters; '
@@ -134,16 +140,84 @@ def run(args: argparse.Namespace) -> int:
         _check_checkpoint_usage(args)
     protocol = _protocol(args)
     readers = _open_readers(args)
+    earlier = _read_baseline(args.baseline)
+
+    card, backend = open_model(args) if args.checkpoint is None else _open_checkpoint(args)
+    measured, failures = _measure_all(args, card, backend, readers, protocol)
+    if args.baseline is not None and measured.results:
+        try:
+            if earlier is None:
+                other = argparse.Namespace(**{**vars(args), 'model': args.baseline})
+                second, more = _measure_all(other, *open_model(other), readers,
+                                            replace(protocol, examples=0))
+                failures += [line for line in more if line not in failures]
+                earlier = report.to_json(second)
+            comparison = compare.compare(report.to_json(measured), earlier)
+            measured = replace(measured, comparison=comparison)
+        except DataError as error:
+            failures.append(f'{args.baseline}: {error}')
+
+    if args.json:
+        print_json(report.to_json(measured))
+    elif measured.results:
+        print(report.text_table(measured))
+    for result in measured.results:
+        for note in result.notes:
+            print(f'{result.name}: {note}', file=sys.stderr)
+        for skipped in result.skipped:
+            print(f'{result.name}: skipped {skipped.name}: {skipped.reason}', file=sys.stderr)
+    if args.out is not None and measured.results:
+        for path in report.write(measured, args.out):
+            print(f'wrote {path}', file=sys.stderr)
+    if args.summary is not None and measured.results:
+        args.summary.parent.mkdir(parents=True, exist_ok=True)
+        args.summary.write_text(report.summary_markdown(measured), encoding='utf-8')
+        print(f'wrote {args.summary}', file=sys.stderr)
+    for failure in failures:
+        print(f'depth-node evaluate: {failure}', file=sys.stderr)
+    if failures:
+        if args.update_card:
+            print('depth-node evaluate: the card was not changed', file=sys.stderr)
+        return 1
+    if args.update_card:
+        print(f'wrote {report.updated_card(card, measured).save()}', file=sys.stderr)
+    return 0
+
+
+def _read_baseline(name: str | None) -> dict[str, Any] | None:
+    """Read the report that a baseline names; None where it names a model."""
+    from depth_node.evaluation import compare
+    from depth_node.model_card import ModelCard
+
+    if name is None:
+        return None
+    if name.endswith('.json'):
+        return compare.read_report(Path(name))
+    ModelCard.load(name)  # before hours of measuring the other one
+    return None
+
+
+def _measure_all(
+    args: argparse.Namespace, card: ModelCard, backend: Backend, readers: list[Reader],
+    protocol: Protocol,
+) -> tuple[Run, list[str]]:
+    """Measure one model on all data sets; returns also what could not be measured."""
+    import datetime
+
+    from depth_node.evaluation import report
+    from depth_node.evaluation.readers import DataError
+    from depth_node.filters import FilterSettings
+    from depth_node.pipeline import DepthPipeline
+    from depth_node.scale import Scale
+
     filters = FilterSettings() if args.filters else FilterSettings.off()
     scale = None if args.scale is None else Scale('fixed', args.scale)
-
-    results: list[DatasetResult] = []
-    failures: list[str] = []
-    card, backend = open_model(args) if args.checkpoint is None else _open_checkpoint(args)
     # with a given scale the output is in metres, whatever the card says
     kind = card.output.kind if args.scale is None else 'depth'
     if args.align is None and args.protocol is None and kind == 'rel_depth':
         protocol = replace(protocol, alignments=('median', 'affine_depth'))
+    results: list[DatasetResult] = []
+    failures: list[str] = []
     with backend:
         pipeline = DepthPipeline(
             backend, scale=scale, filters=filters, resize_in=protocol.resize_in)
@@ -154,7 +228,7 @@ def run(args: argparse.Namespace) -> int:
                 failures.append(str(error))
         # bf16 is the FP32 file, computed in less
         spec = card.precisions.get(backend.precision) or card.precisions['fp32']
-        measured = report.Run(
+        return report.Run(
             model=card.name,
             file=spec.path.name,
             sha256=spec.sha256,
@@ -165,30 +239,16 @@ def run(args: argparse.Namespace) -> int:
             date=datetime.date.today().isoformat(),
             version=package_version(),
             protocol=protocol,
-            results=tuple(results),
-        )
+            results=(*results, *_rendered_together(results)),
+        ), failures
 
-    if args.json:
-        print_json(report.to_json(measured))
-    elif results:
-        print(report.text_table(measured))
-    for result in results:
-        for note in result.notes:
-            print(f'{result.name}: {note}', file=sys.stderr)
-        for skipped in result.skipped:
-            print(f'{result.name}: skipped {skipped.name}: {skipped.reason}', file=sys.stderr)
-    if args.out is not None and results:
-        for path in report.write(measured, args.out):
-            print(f'wrote {path}', file=sys.stderr)
-    for failure in failures:
-        print(f'depth-node evaluate: {failure}', file=sys.stderr)
-    if failures:
-        if args.update_card:
-            print('depth-node evaluate: the card was not changed', file=sys.stderr)
-        return 1
-    if args.update_card:
-        print(f'wrote {report.updated_card(card, measured).save()}', file=sys.stderr)
-    return 0
+
+def _rendered_together(results: list[DatasetResult]) -> list[DatasetResult]:
+    """Join rendered folders: one number over all recipes, beside that of each."""
+    from depth_node.evaluation.protocols import joined
+
+    rendered = [result for result in results if result.kind == 'rendered']
+    return [joined(rendered, f'rendered ({len(rendered)} sets)')] if len(rendered) > 1 else []
 
 
 def _protocol(args: argparse.Namespace) -> Protocol:
@@ -283,6 +343,7 @@ def _options(args: argparse.Namespace) -> list[str]:
         words = ['--checkpoint', str(args.checkpoint)]
     for spec in args.data:
         words += ['--data', spec]
+    words += ['--baseline', args.baseline] if args.baseline is not None else []
     for option, value, default in (
         ('--protocol', args.protocol, None),
         ('--align', args.align and ','.join(args.align), None),

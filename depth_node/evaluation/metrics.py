@@ -50,6 +50,8 @@ METRIC_NAMES = (
     'delta3',
     'above1',
 )
+# Bands of true depth [m] by which errors are listed: arm's length, table, room, hall.
+RANGE_BANDS_M = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, math.inf)
 METRES_NEEDED = ('sq_rel', 'rms')  # not scale free: meaningless where the truth has no unit
 
 
@@ -134,6 +136,32 @@ class ErrorSums:
                 int((ratio < DELTA_BASE**2).sum()),
                 int((ratio < DELTA_BASE**3).sum()),
             ),
+        )
+
+    @classmethod
+    def by_range(
+        cls, predicted: FloatImage, true: FloatImage, valid: BoolImage | None = None
+    ) -> tuple[ErrorSums, ...]:
+        """Sum the errors of one image apart for each band of true depth.
+
+        Args:
+            predicted: (H, W) depth, metres.
+            true: (H, W) depth, metres; from RANGE_BANDS_M[i] up to below RANGE_BANDS_M[i + 1] is
+                band i.
+            valid: (H, W) selection or None.
+
+        Returns:
+            One for each band; their sum is `of` the same images.
+
+        Raises:
+            ValueError: the images differ in size.
+        """
+        good = usable(predicted, true, valid)
+        d, t = predicted[good], true[good]
+        band = np.searchsorted(RANGE_BANDS_M, t, side='right') - 1
+        return tuple(
+            cls.of(d[inside], t[inside])
+            for inside in (band == i for i in range(len(RANGE_BANDS_M) - 1))
         )
 
     def __add__(self, other: ErrorSums) -> ErrorSums:

@@ -12,10 +12,12 @@ with.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 import heapq
+from itertools import pairwise
 import math
 from time import perf_counter
 from typing import Any
@@ -27,6 +29,7 @@ from depth_node.evaluation.metrics import (
     ALIGNMENTS,
     METRES_NEEDED,
     METRIC_NAMES,
+    RANGE_BANDS_M,
     BoundarySums,
     ErrorSums,
     FloatImage,
@@ -50,6 +53,7 @@ FLIPS = ('none', 'mean', 'ramp')
 SPACES = ('depth', 'inv_depth')
 INPUT_CROPS = ('none', 'kb')
 SHEET_WIDTH_PX = 240
+PLANE_EXACT = 1e-9  # AbsRel of a plane that is the truth: nothing can be divided by it
 
 # Rows and columns that count, half-open. NYU's belong to the full 480x640 picture: Eigen's as in
 # BTS and what followed it; DenseDepth's is an array in its test archive, inclusive 20:459, 24:615
@@ -291,7 +295,10 @@ def kb_window(size_hw: tuple[int, int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class AlignedScore:
-    """Errors of one frame under one alignment."""
+    """Errors of one frame under one alignment.
+
+    `bands` has the errors apart for each of RANGE_BANDS_M; empty where the truth has no metres.
+    """
 
     errors: ErrorSums
     boundary: BoundarySums
@@ -299,6 +306,7 @@ class AlignedScore:
     shift: float
     sdr: OrdinalSums
     normals: NormalSums | None = None
+    bands: tuple[ErrorSums, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -326,6 +334,7 @@ class FrameScore:
         plane: errors of the best plane fitted to the truth, on all known pixels.
         seconds: wall time of the pipeline's runs.
         pairs: None where the frame has no labelled pairs.
+        scene: the kind of scene, empty where not known.
     """
 
     name: str
@@ -335,11 +344,17 @@ class FrameScore:
     plane: ErrorSums
     seconds: float = math.nan
     pairs: PairScore | None = None
+    scene: str = ''
 
     @property
     def coverage(self) -> float:
         """Share of the known pixels that have a prediction; NaN when nothing is known."""
         return self.predicted / self.known if self.known else math.nan
+
+    def ratio_to_plane(self, alignment: str) -> float:
+        """AbsRel over that of the best plane; below 1 beats it. NaN where either is not known."""
+        own, plane = self.aligned[alignment].errors.abs_rel, self.plane.abs_rel
+        return own / plane if plane > PLANE_EXACT else math.nan
 
 
 @dataclass(frozen=True)
@@ -361,7 +376,8 @@ NORMAL_NAMES = tuple(NormalSums().values())
 class DatasetResult:
     """A data set's scores; `summary` makes the numbers of the table.
 
-    `truth` is the reader's, `wkdr_threshold` the protocol's.
+    `truth` is the reader's, `wkdr_threshold` the protocol's; `parts` names the data sets that
+    this one joins, if it does.
     """
 
     name: str
@@ -376,6 +392,7 @@ class DatasetResult:
     size_hw: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
     wkdr_threshold: float | None = None
+    parts: tuple[str, ...] = ()
 
     @property
     def metric(self) -> bool:
@@ -387,6 +404,28 @@ class DatasetResult:
         """Share of all known pixels that have a prediction."""
         known = sum(frame.known for frame in self.frames)
         return sum(frame.predicted for frame in self.frames) / known if known else math.nan
+
+    def by_scene(self) -> dict[str, DatasetResult]:
+        """The same for each kind of scene, the most frequent first; empty where none is known."""
+        counts = Counter(frame.scene for frame in self.frames if frame.scene)
+        return {
+            scene: replace(
+                self, frames=tuple(frame for frame in self.frames if frame.scene == scene)
+            )
+            for scene, _ in counts.most_common()
+        }
+
+    def by_range(self, alignment: str) -> list[tuple[float, float, ErrorSums]]:
+        """Errors per band of true depth over all pixels: from [m], to [m], sums; empty ones too.
+
+        An empty list where the truth has no metres.
+        """
+        found = [bands for f in self.frames if (bands := f.aligned[alignment].bands)]
+        return [
+            (near, far, sum((bands[i] for bands in found), ErrorSums()))
+            for i, (near, far) in enumerate(pairwise(RANGE_BANDS_M))
+            if found
+        ]
 
     @cached_property
     def equal_threshold(self) -> float:
@@ -405,8 +444,9 @@ class DatasetResult:
         Keys: METRIC_NAMES, 'boundary_f1', ORDINAL_NAMES, 'wkdr_threshold', NORMAL_NAMES,
         'scale_median' and 'scale_std' (of the frames' scales, the latter of scale over median
         scale; median alignment only), 'plane_abs_rel', 'plane_delta1', 'plane_rms',
-        'ratio_to_plane' (AbsRel over the plane's AbsRel; below 1 beats the plane), 'frames' (that
-        have a usable pixel, or labelled pairs).
+        'ratio_to_plane' (AbsRel over the plane's AbsRel; below 1 beats the plane), 'ratio_median'
+        (median of the frames' own ratios, whatever the mode), 'frames_better' (frames whose ratio
+        is below 1), 'frames' (that have a usable pixel, or labelled pairs).
         """
         if mode not in MODES:
             raise ValueError(f'mode {mode!r}, expected one of {", ".join(MODES)}')
@@ -460,9 +500,13 @@ class DatasetResult:
         own, plane_rel = result['abs_rel'], result['plane_abs_rel']
         result['ratio_to_plane'] = (
             own / plane_rel
-            if own is not None and plane_rel is not None and plane_rel > 1e-9
+            if own is not None and plane_rel is not None and plane_rel > PLANE_EXACT
             else None
         )
+        ratios = [frame.ratio_to_plane(alignment) for frame in scored]
+        ratios = [ratio for ratio in ratios if math.isfinite(ratio)]
+        result['ratio_median'] = float(np.median(ratios)) if ratios else None
+        result['frames_better'] = sum(ratio < 1 for ratio in ratios) if ratios else None
         return result
 
     def _pair_values(self, found: Sequence[PairScore]) -> dict[str, float]:
@@ -617,7 +661,12 @@ def average_flipped(
 
 
 def score_frame(
-    predicted: FloatImage, sample: Sample, protocol: Protocol, alignments: Sequence[str]
+    predicted: FloatImage,
+    sample: Sample,
+    protocol: Protocol,
+    alignments: Sequence[str],
+    *,
+    metric: bool = True,
 ) -> tuple[FrameScore, dict[str, NDArray[np.float64]]]:
     """Measure one prediction.
 
@@ -626,6 +675,7 @@ def score_frame(
         sample: the frame with its truth.
         protocol: range and rules.
         alignments: those that apply to this data set.
+        metric: the truth is in metres, so that bands of it mean something.
 
     Returns:
         The scores, and the aligned depth images by alignment.
@@ -662,6 +712,7 @@ def score_frame(
             aligned.shift,
             sdr_sums(aligned.depth, true, valid, pairs=protocol.sdr_pairs),
             normals,
+            ErrorSums.by_range(aligned.depth, true, valid) if metric else (),
         )
     plane = plane_baseline(true, valid, min_depth=protocol.min_depth, max_depth=protocol.max_depth)
     score = FrameScore(
@@ -671,6 +722,7 @@ def score_frame(
         aligned=scores,
         plane=ErrorSums.of(plane.depth, true, valid),
         pairs=_pair_score(predicted, sample),
+        scene=sample.scene,
     )
     return score, images
 
@@ -777,7 +829,9 @@ def evaluate(
         try:
             depth, said = predict(predictor, sample, protocol)
             seconds = perf_counter() - started
-            score, images = score_frame(depth, sample, protocol, alignments)
+            score, images = score_frame(
+                depth, sample, protocol, alignments, metric=reader.metric
+            )
         except DataError as error:
             reader.skipped.append(Skipped(sample.name, str(error)))
             continue
@@ -817,6 +871,43 @@ def evaluate(
         size_hw=tuple(sorted(sizes)),
         notes=tuple(sorted(notes)),
         wkdr_threshold=protocol.wkdr_threshold,
+    )
+
+
+def joined(results: Sequence[DatasetResult], name: str) -> DatasetResult:
+    """Take the frames of several data sets together, as one that names its parts.
+
+    Args:
+        results: of one protocol, kind and truth.
+        name: of the whole.
+
+    Returns:
+        The result, without examples.
+
+    Raises:
+        ValueError: nothing to join, or data sets that were not measured alike.
+    """
+    alike = {(item.kind, item.truth, item.alignments, item.wkdr_threshold) for item in results}
+    if len(alike) != 1:
+        raise ValueError(
+            f'{name}: {len(results)} data sets of {len(alike)} kinds, truths or sets of '
+            'alignments; only data sets that were measured alike are joined'
+        )
+    return replace(
+        results[0],
+        name=name,
+        note=' and '.join(item.note for item in results),
+        frames=tuple(
+            replace(frame, name=f'{item.name}: {frame.name}')
+            for item in results
+            for frame in item.frames
+        ),
+        skipped=tuple(skipped for item in results for skipped in item.skipped),
+        worst=(),
+        best=(),
+        size_hw=tuple(sorted({size for item in results for size in item.size_hw})),
+        notes=tuple(sorted({note for item in results for note in item.notes})),
+        parts=tuple(item.name for item in results),
     )
 
 

@@ -63,6 +63,7 @@ class Sample:
         normals: (H, W, 3) unit vectors in the optical frame, 0 or NaN = unknown; None where the
             data set has none.
         pairs: ordinal labels; None where the data set has none.
+        scene: kind of scene (room, table, ...); empty where the data set does not say.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Sample:
     camera: Camera | None
     normals: NDArray[np.float32] | None = None
     pairs: LabelledPairs | None = None
+    scene: str = ''
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import csv
 from dataclasses import dataclass, replace
+import io
 import json
 import math
 from pathlib import Path
@@ -12,6 +14,7 @@ import shlex
 from typing import Any
 
 import cv2
+from depth_node.evaluation import compare
 from depth_node.evaluation.metrics import METRES_NEEDED, METRIC_NAMES
 from depth_node.evaluation.protocols import (
     NORMAL_NAMES,
@@ -36,6 +39,8 @@ COLUMNS = (
     'RMS [m]',
     'plane AbsRel',
     'ratio',
+    'median ratio',
+    'better in',
     'coverage',
 )
 CARD_METRICS = (
@@ -47,8 +52,12 @@ CARD_METRICS = (
     'boundary_f1',
     'plane_abs_rel',
     'ratio_to_plane',
+    'ratio_median',
+    'frames_better',
 )
 # Tables of the Markdown report: title, columns. What was not measured is left out.
+SCENE_METRICS = ('abs_rel', 'delta1', 'boundary_f1', 'plane_abs_rel', 'ratio_median')
+RANGE_METRICS = ('abs_rel', 'delta1', 'rms')
 TABLES = (
     ('All metrics', (*(n for n in METRIC_NAMES if n != 'si_rmse'), 'boundary_f1')),
     ('Order of pairs', (*ORDINAL_NAMES, 'wkdr_threshold')),
@@ -58,8 +67,15 @@ TABLES = (
 ERROR_FULL_SCALE = 0.5  # relative error painted as the end of the error scale
 PLANE_NOTE = (
     'plane: best plane in inverse depth, fitted to the truth of each frame; '
-    'ratio: AbsRel over its AbsRel'
+    "ratio: AbsRel over its AbsRel; median ratio: of the frames' own; "
+    'better in: frames with a ratio below 1'
 )
+ALIGNMENT_NOTE = (
+    'alignment none: metric, as the robot gets it; median: times median(truth) / '
+    'median(prediction) per frame; affine: scale and shift of inverse depth per frame by '
+    'least squares; affine_depth: the same of depth'
+)
+LISTED_FRAMES = 60  # a data set of at most so many frames is listed frame by frame in Markdown
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,7 @@ class Run:
         version: of this package.
         protocol: the rules.
         results: one per data set.
+        comparison: with an earlier report or another model, if there is one.
     """
 
     model: str
@@ -91,6 +108,7 @@ class Run:
     version: str
     protocol: Protocol
     results: tuple[DatasetResult, ...]
+    comparison: compare.Comparison | None = None
 
     def headline(self) -> str:
         """One line that names the model, its hash, backend and precision."""
@@ -138,6 +156,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         number('rms'),
         number('plane_abs_rel'),
         number('ratio_to_plane', 2),
+        number('ratio_median', 2),
+        '-' if row['frames_better'] is None else str(row['frames_better']),
         '-' if row['coverage'] is None else f'{100 * row["coverage"]:.1f} %',
     ]
 
@@ -156,6 +176,15 @@ def text_table(run: Run) -> str:
     ]
     lines.insert(1, '  '.join('-' * width for width in widths))
     lines += _ordinal_lines(run)
+    if run.comparison is not None:
+        lines.append(f'compared with {run.comparison.baseline}')
+        lines += [
+            f'  {change.dataset} {change.alignment}: AbsRel {change.after.mean():.3f} instead of '
+            f'{change.before.mean():.3f}; better in {change.better}, worse in {change.worse} of '
+            f'{len(change.names)} frames, median of their ratios {change.median_ratio:.2f}'
+            for change in run.comparison.changes
+        ]
+        lines += [f'  not compared: {words}' for words in run.comparison.left_out]
     lines += [
         f'data {result.name}: {result.note}; {run.protocol.describe(result.truth)}'
         for result in run.results
@@ -181,6 +210,7 @@ def to_json(run: Run) -> dict[str, Any]:
     """Everything measured, per frame too, ready for json.dump (no NaN: null where not defined)."""
     return {
         'model': run.model,
+        'headline': run.headline(),
         'file': run.file,
         'sha256': run.sha256,
         'backend': run.backend,
@@ -205,6 +235,7 @@ def to_json(run: Run) -> dict[str, Any]:
         },
         'rows': rows(run),
         'datasets': [_dataset_json(result, run.protocol) for result in run.results],
+        'comparison': None if run.comparison is None else compare.to_json(run.comparison),
     }
 
 
@@ -223,9 +254,34 @@ def _dataset_json(result: DatasetResult, protocol: Protocol) -> dict[str, Any]:
         'image_sizes_hw': [list(size) for size in result.size_hw],
         'coverage': _finite(result.coverage),
         'pipeline_ms_median': _finite(1e3 * float(np.median(seconds))) if seconds else None,
-        'frames': [
+        'scenes': {
+            scene: {
+                'frames': len(part.frames),
+                'aligned': {
+                    name: _plain(part.summary(name, _one_mode(protocol)), SCENE_METRICS)
+                    for name in result.alignments
+                },
+            }
+            for scene, part in result.by_scene().items()
+        },
+        'ranges': {
+            name: [
+                {
+                    'from_m': near,
+                    'to_m': _finite(far),
+                    'pixels': sums.count,
+                    **{key: _finite(getattr(sums, key)) for key in RANGE_METRICS},
+                }
+                for near, far, sums in result.by_range(name)
+            ]
+            for name in result.alignments
+        },
+        'parts': list(result.parts),
+        # those of a joined set are in its parts
+        'frames': [] if result.parts else [
             {
                 'name': frame.name,
+                'scene': frame.scene,
                 'known_pixels': frame.known,
                 'coverage': _finite(frame.coverage),
                 'plane_abs_rel': _finite(frame.plane.abs_rel),
@@ -238,6 +294,7 @@ def _dataset_json(result: DatasetResult, protocol: Protocol) -> dict[str, Any]:
                         },
                         'boundary_f1': _finite(score.boundary.f1),
                         'sdr': _finite(score.sdr.rate),
+                        'ratio_to_plane': _finite(frame.ratio_to_plane(name)),
                         **(
                             {}
                             if score.normals is None
@@ -256,6 +313,15 @@ def _dataset_json(result: DatasetResult, protocol: Protocol) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _plain(summary: dict[str, float | None], names: Sequence[str]) -> dict[str, float | None]:
+    return {name: summary[name] for name in names}
+
+
+def _one_mode(protocol: Protocol) -> str:
+    """Choose the mode of what is given in one mode only: per-image where it was measured."""
+    return 'per-image' if 'per-image' in protocol.modes else protocol.modes[0]
 
 
 def markdown(run: Run, sheets: Sequence[str] = ()) -> str:
@@ -279,29 +345,25 @@ def markdown(run: Run, sheets: Sequence[str] = ()) -> str:
         f'- {PLANE_NOTE}',
         f'- protocol: {run.protocol.name}; crop {describe_crop(run.protocol.crop)}; range '
         f'{run.protocol.min_depth:g} to {run.protocol.max_depth:g} m',
-        '- alignment none: metric, as the robot gets it; median: times median(truth) / '
-        'median(prediction) per frame; affine: scale and shift of inverse depth per frame by '
-        'least squares; affine_depth: the same of depth',
+        f'- {ALIGNMENT_NOTE}',
         '',
-        '| ' + ' | '.join(COLUMNS) + ' |',
-        '|' + '---|' * len(COLUMNS),
     ]
     table = rows(run)
-    lines += ['| ' + ' | '.join(_cells(row)) + ' |' for row in table]
+    lines += _table(COLUMNS, [_cells(row) for row in table])
     for title, names in TABLES:
         measured = [row for row in table if any(row[name] is not None for name in names)]
         if not measured:
             continue
         lines += ['', f'## {title}', '']
-        lines += [
-            '| data set | mode | alignment | ' + ' | '.join(names) + ' |',
-            '|' + '---|' * (len(names) + 3),
-        ]
-        for row in measured:
-            values = ['-' if row[name] is None else f'{row[name]:.4f}' for name in names]
-            lines.append(
-                '| ' + ' | '.join([row['dataset'], row['mode'], row['alignment'], *values]) + ' |'
-            )
+        lines += _table(
+            ('data set', 'mode', 'alignment', *names),
+            [
+                [row['dataset'], row['mode'], row['alignment']]
+                + ['-' if row[name] is None else f'{row[name]:.4f}' for name in names]
+                for row in measured
+            ],
+        )
+    lines += _sections(run)
     lines += ['', '## Data', '']
     for result in run.results:
         lines.append(
@@ -321,6 +383,192 @@ def markdown(run: Run, sheets: Sequence[str] = ()) -> str:
         lines += ['', '## Worst and best frames', '']
         lines += [f'![{name}]({name})' for name in sheets]
     return '\n'.join(lines) + '\n'
+
+
+def summary_markdown(run: Run) -> str:
+    """The short report: one mode, the tables of scenes, ranges, comparison and frames."""
+    mode = _one_mode(run.protocol)
+    shown = [
+        [cell for name, cell in zip(COLUMNS, _cells(row), strict=True) if name != 'mode']
+        for row in rows(run)
+        if row['mode'] == mode
+    ]
+    lines = [
+        f'# {run.model}, {run.precision}, measured',
+        '',
+        f'- {run.headline()}; filters {run.filters}; package version {run.version}, {run.date}',
+        f'- `{run.command}`',
+        f'- {"mean of the frames" if mode == "per-image" else "all pixels together"}; range '
+        f'{run.protocol.min_depth:g} to {run.protocol.max_depth:g} m; crop '
+        f'{describe_crop(run.protocol.crop)}',
+        f'- {ALIGNMENT_NOTE}',
+        f'- {PLANE_NOTE}',
+        *(f'- {result.name}: {result.note}' for result in run.results if not result.parts),
+        '',
+        *_table([name for name in COLUMNS if name != 'mode'], shown),
+        *_sections(run),
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        '| ' + ' | '.join(head) + ' |',
+        '|' + '---|' * len(head),
+        *('| ' + ' | '.join(cells) + ' |' for cells in body),
+    ]
+
+
+def _three(value: float | None) -> str:
+    return '-' if value is None or not math.isfinite(value) else f'{value:.3f}'
+
+
+def _sections(run: Run) -> Iterator[str]:
+    """Yield the lines that both reports share: scenes, ranges, comparison, single frames."""
+    mode = _one_mode(run.protocol)
+    # the parts of a joined set are in it already
+    joined = {name for result in run.results for name in result.parts}
+    whole = [result for result in run.results if result.name not in joined]
+    for result in whole:
+        scenes = result.by_scene()
+        if scenes:
+            yield from ('', f'## Kinds of scene in {result.name} ({mode})', '')
+            yield from _table(
+                ('scene', 'frames', *(f'{key}, {name}' for name in result.alignments
+                                      for key in ('AbsRel', 'delta1')),
+                 'boundary F1', 'plane AbsRel', 'median ratio, ' + result.alignments[-1]),
+                [_scene_cells(scene, part, mode) for scene, part in scenes.items()],
+            )
+    for result in whole:
+        bands = {name: result.by_range(name) for name in result.alignments}
+        pixels = sum(sums.count for _, _, sums in bands[result.alignments[0]])
+        if pixels:
+            yield from ('', f'## By true depth in {result.name} (all pixels of a band)', '')
+            yield from _table(
+                ('true depth [m]', 'pixels', *(f'{key}, {name}' for name in result.alignments
+                                               for key in ('AbsRel', 'delta1'))),
+                [
+                    [
+                        f'{near:g} to {far:g}' if math.isfinite(far) else f'{near:g} and more',
+                        f'{100 * first.count / pixels:.1f} %',
+                        *(_three(value) for name in result.alignments
+                          for value in (bands[name][i][2].abs_rel, bands[name][i][2].delta1)),
+                    ]
+                    for i, (near, far, first) in enumerate(bands[result.alignments[0]])
+                    if first.count
+                ],
+            )
+    if run.comparison is not None:
+        yield from _comparison_lines(run.comparison)
+    for result in run.results:
+        if len(result.frames) <= LISTED_FRAMES and not result.parts:
+            yield from _frame_lines(run, result)
+
+
+def _scene_cells(scene: str, part: DatasetResult, mode: str) -> list[str]:
+    values = {name: part.summary(name, mode) for name in part.alignments}
+    last = values[part.alignments[-1]]
+    return [
+        scene,
+        str(len(part.frames)),
+        *(_three(values[name][key]) for name in part.alignments for key in ('abs_rel', 'delta1')),
+        _three(values[part.alignments[0]]['boundary_f1']),
+        _three(last['plane_abs_rel']),
+        _three(last['ratio_median']),
+    ]
+
+
+def _comparison_lines(comparison: compare.Comparison) -> Iterator[str]:
+    yield from ('', f'## Compared with {comparison.baseline}', '')
+    yield from _table(
+        ('data set', 'alignment', 'frames', 'AbsRel', 'before', 'better in', 'worse in',
+         'median of AbsRel / before', 'greatest gain', 'greatest loss'),
+        [
+            [
+                change.dataset,
+                change.alignment,
+                str(len(change.names)),
+                _three(float(change.after.mean())),
+                _three(float(change.before.mean())),
+                str(change.better),
+                str(change.worse),
+                f'{change.median_ratio:.2f}',
+                *change.extremes(),
+            ]
+            for change in comparison.changes
+        ],
+    )
+    if comparison.left_out:
+        yield ''
+        yield from (f'- not compared: {words}' for words in comparison.left_out)
+
+
+def _frame_lines(run: Run, result: DatasetResult) -> Iterator[str]:
+    before = {
+        (change.alignment, name): float(error)
+        for change in (run.comparison.changes if run.comparison else ())
+        if change.dataset == result.name
+        for name, error in zip(change.names, change.before, strict=True)
+    }
+    compared = [name for name in result.alignments if any(key[0] == name for key in before)]
+    scored = [f for f in result.frames if f.aligned[result.alignments[0]].errors.count]
+    if not scored:
+        return
+    yield from ('', f'## Frames of {result.name}', '')
+    yield from _table(
+        ('frame', *(f'AbsRel, {name}' for name in result.alignments), 'plane AbsRel',
+         *(f'ratio, {name}' for name in result.alignments),
+         *(f'AbsRel before, {name}' for name in compared)),
+        [
+            [
+                frame.name,
+                *(_three(frame.aligned[name].errors.abs_rel) for name in result.alignments),
+                _three(frame.plane.abs_rel),
+                *(_three(frame.ratio_to_plane(name)) for name in result.alignments),
+                *(_three(before.get((name, frame.name))) for name in compared),
+            ]
+            for frame in scored
+        ],
+    )
+
+
+def frames_csv(run: Run) -> str:
+    """One line per frame: its errors under every alignment, the plane's, and the ratio.
+
+    What is not defined is left empty.
+    """
+    alignments = list(dict.fromkeys(name for item in run.results for name in item.alignments))
+    keys = ('abs_rel', 'delta1', 'boundary_f1', 'ratio_to_plane', 'scale', 'shift')
+    before = {
+        (change.dataset, change.alignment, name): float(error)
+        for change in (run.comparison.changes if run.comparison else ())
+        for name, error in zip(change.names, change.before, strict=True)
+    }
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator='\n')
+    table.writerow(
+        ['dataset', 'frame', 'scene', 'known_pixels', 'coverage', 'plane_abs_rel']
+        + [f'{name}_{key}' for name in alignments for key in keys]
+        + [f'{name}_abs_rel_baseline' for name in alignments if before]
+    )
+    for result in run.results:
+        for frame in () if result.parts else result.frames:
+            cells: list[Any] = [frame.coverage, frame.plane.abs_rel]
+            for name in alignments:
+                score = frame.aligned.get(name)
+                cells += [math.nan] * len(keys) if score is None else [
+                    score.errors.abs_rel, score.errors.delta1, score.boundary.f1,
+                    frame.ratio_to_plane(name), score.scale, score.shift,
+                ]  # fmt: skip
+            cells += [
+                before.get((result.name, name, frame.name), math.nan)
+                for name in alignments if before
+            ]
+            table.writerow(
+                [result.name, frame.name, frame.scene, frame.known]
+                + [f'{cell:.6g}' if math.isfinite(cell) else '' for cell in cells]
+            )
+    return text.getvalue()
 
 
 def contact_sheet(run: Run, result: DatasetResult) -> NDArray[np.uint8]:
@@ -435,7 +683,7 @@ def _padded(strip: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 
 
 def write(run: Run, folder: Path) -> list[Path]:
-    """Write results.json, report.md and one picture page per data set.
+    """Write results.json, report.md, frames.csv and one picture page per data set.
 
     Args:
         run: what was measured.
@@ -463,6 +711,7 @@ def write(run: Run, folder: Path) -> list[Path]:
     for name, text in (
         ('results.json', json.dumps(to_json(run), indent=1, allow_nan=False) + '\n'),
         ('report.md', markdown(run, sheets)),
+        ('frames.csv', frames_csv(run)),
     ):
         (folder / name).write_text(text, encoding='utf-8')
         written.append(folder / name)
@@ -482,6 +731,9 @@ def card_entry(run: Run, result: DatasetResult, mode: str = 'per-image') -> dict
         'command': run.command,
         'date': run.date,
     }
+    scenes = {scene: len(part.frames) for scene, part in result.by_scene().items()}
+    if scenes:
+        entry['scenes'] = scenes
     for alignment in result.alignments:
         summary = result.summary(alignment, mode)
         entry[alignment] = {
@@ -491,7 +743,9 @@ def card_entry(run: Run, result: DatasetResult, mode: str = 'per-image') -> dict
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(float(value), 4)
+    if value is None or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else round(float(value), 4)
 
 
 def updated_card(card: ModelCard, run: Run) -> ModelCard:
@@ -506,7 +760,7 @@ def updated_card(card: ModelCard, run: Run) -> ModelCard:
     Returns:
         A new card, not yet saved.
     """
-    mode = 'per-image' if 'per-image' in run.protocol.modes else run.protocol.modes[0]
+    mode = _one_mode(run.protocol)
     metrics = {
         key: dict(value) if isinstance(value, dict) else value
         for key, value in card.metrics.items()

@@ -52,6 +52,10 @@ class DepthDataset(ABC):
     def name(self, index: int) -> str:
         """Name a frame, uniquely in the data set, for messages and reports."""
 
+    def scene(self, index: int) -> str:
+        """Return the kind of scene that a frame shows; empty where the data set does not say."""
+        return ''
+
     @abstractmethod
     def files(self, index: int) -> tuple[Path, ...]:
         """List the files that a frame is read from."""

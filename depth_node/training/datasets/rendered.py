@@ -173,7 +173,8 @@ class Rendered(DepthDataset):
     note = 'rendered, exact, every pixel known but sky'
 
     def __init__(
-        self, root: Path, split: str, *, channels: Sequence[str] = (), views: Sequence[str] = ()
+        self, root: Path, split: str, *, channels: Sequence[str] = (),
+        views: Sequence[str] = (), also: Sequence[str] = (),
     ) -> None:
         """Index a split.
 
@@ -183,6 +184,8 @@ class Rendered(DepthDataset):
             channels: of `normals` and `labels`, where the folder was rendered with them.
             views: of `previous` and `next`, where it was rendered with --sequence; frames that
                 lack one of them are left out.
+            also: further data folders of the same layout, whose frames follow; a folder without
+                this split adds none.
 
         Raises:
             DatasetError: no such folder, split or option, a frame that lacks a file, or no frame
@@ -195,6 +198,13 @@ class Rendered(DepthDataset):
                     raise DatasetError(f'{option} {name!r}: expected one of {", ".join(known)}')
         self._channels, self._kinds = tuple(channels), tuple(views)
         self._frames = index_frames(self.root, split)
+        self._several = bool(also)
+        for folder in also:
+            try:
+                self._frames += index_frames(Path(folder).expanduser(), split)
+            except AbsentSplitError:
+                if not Path(folder).expanduser().is_dir():
+                    raise
         for frame in self._frames:
             for name in self._channels:
                 if not frame.channel(name).is_file():
@@ -233,9 +243,14 @@ class Rendered(DepthDataset):
         return len(self._frames)
 
     def name(self, index: int) -> str:
-        """Return scene/frame."""
+        """Return scene/frame, with several folders folder/scene/frame."""
         info = self._frames[index].info
-        return f'{info.parent.name}/{info.stem}'
+        name = f'{info.parent.name}/{info.stem}'
+        return f'{info.parents[2].name}/{name}' if self._several else name
+
+    def scene(self, index: int) -> str:
+        """Return the kind of scene: room, table, ..."""
+        return self._frames[index].kind
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return picture, depth and camera, the channels, and the same of the views."""

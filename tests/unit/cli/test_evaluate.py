@@ -165,7 +165,64 @@ def test_same_data_set_twice_keeps_two_names(cli_here, tiny_card, tmp_path):
     result = cli_here('evaluate', '--model', 'tiny', '--data', 'rendered:a', '--data',
                       'rendered:b', '--json')
     names = [item['name'] for item in json.loads(result.stdout)['datasets']]
-    assert names == ['rendered/test', 'rendered/test-2']
+    assert names == ['rendered/test', 'rendered/test-2', 'rendered (2 sets)']
+
+
+def test_folders_of_different_recipes_are_given_apart_and_together(cli_here, tiny_card, tmp_path):
+    tiny_card()
+    write_rendered(tmp_path / 'a', 2, 'room-000009')
+    write_rendered(tmp_path / 'b', 1, 'table-000022')
+    (tmp_path / 'b/meta.json').write_text('{"recipe": 2}')
+    write_rendered(tmp_path / 'b', 2, 'room-000034')
+    result = cli_here('evaluate', '--model', 'tiny', '--data', 'rendered:a', '--data',
+                      'rendered:b', '--json', '--max-depth', '20')
+    data = json.loads(result.stdout)
+    counts = [{scene: item['frames'] for scene, item in found['scenes'].items()}
+              for found in data['datasets']]
+    assert counts == [{'room': 2}, {'room': 2, 'table': 1}, {'room': 4, 'table': 1}]
+    assert data['datasets'][1]['note'].endswith('test split of rendered b, recipe 2')
+    assert data['rows'][-1]['frames'] == 5
+    ranges = data['datasets'][2]['ranges']['none']
+    assert sum(item['pixels'] for item in ranges) == 5 * (24 * 40 - 3 * 5)
+    for item in ranges:
+        if item['pixels']:
+            assert item['abs_rel'] == pytest.approx(FACTOR - 1, abs=0.003)
+
+
+def test_a_baseline_is_another_model_or_an_earlier_report(cli_here, tiny_card, tmp_path):
+    tiny_card()
+    tiny_card('worse', gain=0.04, offset=1.0)  # twice the depth: AbsRel 2 * 1.25 - 1
+    write_rendered(tmp_path / 'frames', 2)
+    call = ['evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--max-depth', '50',
+            '--align', 'none', '--backend', 'onnxruntime']
+    first = cli_here(*call, '--baseline', 'worse', '--summary', 'kept/small.md')
+    assert first.returncode == 0, first.stderr
+    assert ('  rendered/test none: AbsRel 0.250 instead of 1.500; better in 2, worse in 0 of 2 '
+            'frames, median of their ratios 0.17') in first.stdout.splitlines()
+    text = (tmp_path / 'kept/small.md').read_text()
+    assert '| rendered/test | none | 2 | 0.250 | 1.500 | 2 | 0 | 0.17 |' in text
+    assert '--baseline worse' in text
+    assert cli_here(*call[:1], '--model', 'worse', *call[3:], '--out', 'old').returncode == 0
+    second = cli_here(*call, '--baseline', 'old/results.json', '--json')
+    data = json.loads(second.stdout)['comparison']
+    assert data['baseline'].startswith('worse fp32 (worse.onnx')
+    assert data['datasets'][0]['better'] == 2
+    assert data['datasets'][0]['median_ratio'] == pytest.approx(0.25 / 1.5, abs=1e-3)
+
+
+def test_an_unusable_baseline_is_refused(cli_here, tiny_card, tmp_path):
+    tiny_card()
+    write_rendered(tmp_path / 'frames', 1)
+    call = ['evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--baseline']
+    for name, words in (('none.json', 'none.json: not readable'), ('nothing', 'nothing')):
+        result = cli_here(*call, name)
+        assert result.returncode == 1
+        assert words in result.stderr
+        assert 'rendered/test' not in result.stdout  # before anything was measured
+    assert cli_here(*call[:-1], '--out', 'old', '--max-depth', '20').returncode == 0
+    result = cli_here(*call, 'old/results.json')
+    assert result.returncode == 1
+    assert 'max_depth_m 20.0, this run with 10.0' in result.stderr
 
 
 @pytest.mark.parametrize(('options', 'status', 'text'), [

@@ -561,3 +561,22 @@ def test_normal_median_is_exact_to_a_bin_and_empty_is_nan():
     assert all(math.isnan(value) for value in metrics.NormalSums().values().values())
     with pytest.raises(ValueError, match=r'expected \(H, W, 3\)'):
         metrics.NormalSums.of(predicted, true[:, :5])
+
+
+def test_errors_by_range_are_those_of_the_pixels_in_each_band():
+    rng = np.random.default_rng(5)
+    true = np.exp(rng.uniform(np.log(0.1), np.log(20), (13, 17)))
+    true[0, :4] = metrics.RANGE_BANDS_M[1:5]  # the lower end belongs to a band
+    predicted = true * rng.uniform(0.7, 1.4, true.shape)
+    predicted[3, 3], true[4, 4] = np.nan, np.nan
+    valid = rng.random(true.shape) < 0.8
+    bands = metrics.ErrorSums.by_range(predicted, true, valid)
+    for i, sums in enumerate(bands):
+        near, far = metrics.RANGE_BANDS_M[i : i + 2]
+        expected = metrics.ErrorSums.of(predicted, true, valid & (true >= near) & (true < far))
+        assert sums.count == expected.count > 0
+        assert sums.abs_rel == pytest.approx(expected.abs_rel)
+        assert sums.rms_log == pytest.approx(expected.rms_log)
+    whole, pooled = metrics.ErrorSums.of(predicted, true, valid), sum(bands, metrics.ErrorSums())
+    for name, value in whole.values().items():
+        assert pooled.values()[name] == pytest.approx(value), name

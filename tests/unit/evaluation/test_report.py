@@ -1,11 +1,12 @@
 """Tables, JSON, Markdown, pictures and the card's entry say what was measured."""
 
+import csv
 from dataclasses import replace
 import json
 import math
 
 import cv2
-from depth_node.evaluation import report
+from depth_node.evaluation import compare, report
 from depth_node.evaluation.metrics import (
     BoundarySums,
     ErrorSums,
@@ -21,6 +22,7 @@ from depth_node.evaluation.protocols import (
     FrameScore,
     PairScore,
     Protocol,
+    joined,
 )
 from depth_node.evaluation.readers import Skipped
 from depth_node.model_card import FileSpec, InputSpec, ModelCard, OutputSpec
@@ -104,7 +106,8 @@ def test_table_is_aligned_and_names_model_and_hash():
     lines = report.text_table(run()).splitlines()
     assert 'small fp32 (small.onnx, sha256 abababababab) on onnxruntime' in lines[0]
     assert lines[3].split()[:6] == ['osd', '2', 'per-image', 'none', '0.200', '0.500']
-    assert lines[3].split()[-4:] == ['0.400', '0.50', '89.6', '%']
+    # ratio of the means 0.2 / 0.4; median of 0.1 / 0.4 and 0.3 / 0.4; both below 1
+    assert lines[3].split()[-6:] == ['0.400', '0.50', '0.50', '2', '89.6', '%']
     assert lines[1].index('alignment') == lines[3].index('none')
 
 
@@ -233,10 +236,97 @@ def test_write_makes_files_that_open(tmp_path):
         'examples_rendered_test.png',
         'results.json',
         'report.md',
+        'frames.csv',
     ]
     assert cv2.imread(str(written[0])) is not None
     assert json.loads(written[1].read_text())['rows'][0]['dataset'] == 'rendered/test'
     assert 'examples_rendered_test.png' in written[2].read_text()
+
+
+def scenes_result():
+    """Two rooms and a table; their truth is 1 to 4 m."""
+    frames = [replace(frame('r/0', 1.1), scene='room'), replace(frame('t/0', 1.5), scene='table'),
+              replace(frame('r/1', 1.3), scene='room')]
+    with_bands = []
+    for one, factor in zip(frames, (1.1, 1.5, 1.3), strict=True):
+        bands = ErrorSums.by_range(factor * TRUE, TRUE)
+        score = replace(one.aligned['none'], bands=bands)
+        with_bands.append(replace(one, aligned={'none': score}))
+    return replace(result('rendered/test'), kind='rendered', frames=tuple(with_bands))
+
+
+def test_kinds_of_scene_and_ranges_are_counted_and_scored():
+    measured = run(scenes_result())
+    data = json.loads(json.dumps(report.to_json(measured), allow_nan=False))
+    scenes = data['datasets'][0]['scenes']
+    assert list(scenes) == ['room', 'table']
+    assert scenes['room']['frames'] == 2
+    assert scenes['room']['aligned']['none']['abs_rel'] == pytest.approx(0.2)
+    assert scenes['table']['aligned']['none']['ratio_median'] == pytest.approx(0.5 / 0.4)
+    bands = {item['from_m']: item for item in data['datasets'][0]['ranges']['none']}
+    assert bands[0.5]['pixels'] == 0
+    assert bands[0.5]['abs_rel'] is None
+    assert bands[1.0]['pixels'] == 3 * int((TRUE < 2).sum())
+    assert bands[2.0]['abs_rel'] == pytest.approx(0.3)
+    assert bands[4.0]['pixels'] == 3 * int((TRUE >= 4).sum())
+    assert bands[8.0]['to_m'] is None
+    for text in (report.markdown(measured), report.summary_markdown(measured)):
+        assert '| room | 2 | 0.200 | 0.500 |' in text
+        assert '| table | 1 | 0.500 | 0.000 |' in text
+        share = 100 * float((TRUE < 2).mean())
+        assert f'| 1 to 2 | {share:.1f} % | 0.300 | 0.333 |' in text
+        assert '0.5 to 1' not in text
+        assert '| t/0 | 0.500 | 0.400 | 1.250 |' in text
+    entry = report.card_entry(measured, measured.results[0])
+    assert entry['scenes'] == {'room': 2, 'table': 1}
+    assert entry['none']['ratio_median'] == pytest.approx(0.75)
+    assert entry['none']['frames_better'] == 2
+    assert type(entry['none']['frames_better']) is int
+
+
+def test_every_frame_has_a_line_of_the_table(tmp_path):
+    lines = list(csv.DictReader(report.frames_csv(run(scenes_result())).splitlines()))
+    assert [line['frame'] for line in lines] == ['r/0', 't/0', 'r/1']
+    assert lines[1]['scene'] == 'table'
+    assert float(lines[1]['none_abs_rel']) == pytest.approx(0.5)
+    assert float(lines[1]['none_ratio_to_plane']) == pytest.approx(1.25)
+    assert float(lines[1]['plane_abs_rel']) == pytest.approx(0.4)
+    assert 'none_abs_rel_baseline' not in lines[0]
+    two = run(scenes_result(), replace(result('aloe'), alignments=('affine',), frames=(
+        replace(frame('a', 1.1), aligned={'affine': frame('a', 1.1).aligned['none']}),)))
+    last = list(csv.DictReader(report.frames_csv(two).splitlines()))[-1]
+    assert (last['none_abs_rel'], float(last['affine_abs_rel'])) == ('', pytest.approx(0.1))
+
+
+def test_joined_sets_are_listed_once():
+    one = scenes_result()
+    both = joined([one, replace(one, name='rendered/test-2')], 'rendered (2 sets)')
+    measured = run(one, replace(one, name='rendered/test-2'), both)
+    data = report.to_json(measured)
+    assert data['datasets'][2]['parts'] == ['rendered/test', 'rendered/test-2']
+    assert data['datasets'][2]['frames'] == []
+    assert data['datasets'][2]['frames_read'] == 6
+    assert data['rows'][-2]['abs_rel'] == pytest.approx(0.3)
+    text = report.summary_markdown(measured)
+    assert text.count('## Kinds of scene') == 1
+    assert '| room | 4 |' in text
+    assert len(report.frames_csv(measured).splitlines()) == 1 + 6
+    with pytest.raises(ValueError, match='measured alike'):
+        joined([one, replace(one, truth='scale')], 'x')
+
+
+def test_a_comparison_is_in_every_report():
+    before = report.to_json(run(result()))
+    better = replace(result(), frames=(frame('a', 1.05), frame('b', 1.45)))
+    measured = run(better)
+    measured = replace(measured, comparison=compare.compare(report.to_json(measured), before))
+    assert ('  osd none: AbsRel 0.250 instead of 0.200; better in 1, worse in 1 of 2 frames, '
+            'median of their ratios 1.00') in report.text_table(measured).splitlines()
+    assert '| osd | none | 2 | 0.250 | 0.200 | 1 | 1 | 1.00 | a | b |' in report.markdown(measured)
+    assert '| b | 0.450 | 0.400 | 1.125 | 0.300 |' in report.summary_markdown(measured)
+    assert report.to_json(measured)['comparison']['datasets'][0]['better'] == 1
+    lines = list(csv.DictReader(report.frames_csv(measured).splitlines()))
+    assert [float(line['none_abs_rel_baseline']) for line in lines] == pytest.approx([0.1, 0.3])
 
 
 def card(tmp_path, **metrics):
