@@ -12,6 +12,17 @@ PYTEST_ARGS ?=
 # brings some GB of CUDA; with an index of CPU builds it is 200 MB:
 #   make test TORCH_PIP_ARGS='--extra-index-url <the CPU index that pytorch.org names>'
 TORCH_PIP_ARGS ?=
+# The chain in small: minutes of rendering and of training, and what is rendered.
+CHAIN_RENDER_MINUTES ?= 8
+CHAIN_TRAIN_MINUTES ?= 9
+CHAIN_WORKERS ?= 2
+CHAIN_SYNTHESIZE ?= --seed 7 --scenes 2000
+# Its folder; a model or results.json to compare with; environments and furniture that are there.
+CHAIN_FOLDER ?= chain
+CHAIN_BASELINE ?= small
+CHAIN_PYTHON ?=
+CHAIN_BPY_PYTHON ?=
+CHAIN_FURNITURE ?=
 # A Python 3.11, where `python3.11` is not on PATH.
 PYTHON ?=
 export TORCH_PIP_ARGS PYTHON PYTEST_ARGS
@@ -45,6 +56,14 @@ test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all
 	  exit $$status; \
 	fi
 
+.PHONY: chain
+chain:  ## Render, train, export, quantize, evaluate and infer in small (half an hour); see docs/training.md.
+	@$(or $(PYTHON),python3) scripts/chain.py --folder '$(CHAIN_FOLDER)' \
+	  --render-minutes '$(CHAIN_RENDER_MINUTES)' --train-minutes '$(CHAIN_TRAIN_MINUTES)' \
+	  --workers '$(CHAIN_WORKERS)' --synthesize='$(CHAIN_SYNTHESIZE)' \
+	  --baseline '$(CHAIN_BASELINE)' --python '$(CHAIN_PYTHON)' \
+	  --bpy-python '$(CHAIN_BPY_PYTHON)' --furniture '$(CHAIN_FURNITURE)'
+
 .PHONY: sweep
 sweep: setup-test  ## Long checks: every preset from train to card, every network to TensorRT-RTX (half an hour).
 	@. scripts/env.sh; python -m pytest --timeout 900 -m sweep $(PYTEST_ARGS) tests/unit
@@ -60,6 +79,6 @@ lint: setup-test  ## Run ruff, and mypy on the core.
 
 .PHONY: clean
 clean:  ## Remove all that make made: environments, builds, demo output, caches.
-	rm -rf .venv .venv-* .colcon .colcon-* build install log dist *.egg-info demo_output
+	rm -rf .venv .venv-* .colcon .colcon-* build install log dist *.egg-info demo_output chain
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
