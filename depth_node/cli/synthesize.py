@@ -147,8 +147,8 @@ def _run(args: argparse.Namespace) -> int:
     settings = generate.Settings(
         out=args.out.expanduser().resolve(), seed=args.seed, scenes=args.scenes or scenes,
         workers=args.workers, size_hw=(height, width), spp=args.spp or spp,
-        table_share=args.tables, renderer=args.renderer, channels=args.channels, sequence=args.sequence,
-        catalogue=catalogue,
+        table_share=args.tables, renderer=args.renderer, channels=args.channels,
+        sequence=args.sequence, catalogue=catalogue,
         cache=args.cache or default_cache_dir(),
         textures=args.textures.resolve() if args.textures else None,
         stop_at=time.time() + args.minutes * 60 if args.minutes else float('inf'),

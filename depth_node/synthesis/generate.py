@@ -25,7 +25,8 @@ from depth_node.synthesis.writer import finished_scenes, summarise
 PYTHON_VARIABLE = 'DEPTH_NODE_BPY_PYTHON'
 # What must not change when a run is continued: the scenes on disk would not be its own.
 _FIXED = ('recipe', 'renderer', 'seed', 'size_hw', 'spp', 'table_share', 'channels', 'sequence')
-_BEFORE = {'recipe': 1, 'renderer': 'cycles', 'channels': [], 'sequence': 1}  # folders that do not say so
+# folders that do not say so
+_BEFORE = {'recipe': 1, 'renderer': 'cycles', 'channels': [], 'sequence': 1}
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def finish(settings: Settings) -> dict[str, Any]:
     assets = load_catalogue(settings.catalogue)
     used = attribution.used_assets([settings.out / ''])
     plain = settings.to_json()
-    generator = {key: plain[key] for key in ('renderer', 'spp', 'table_share', 'channels', 'sequence')}
+    told = ('renderer', 'spp', 'table_share', 'channels', 'sequence')
+    generator = {key: plain[key] for key in told}
     generator['photographs'] = sorted(
         key.partition('/')[2] for key in used if key.startswith('texture/'))
     return summarise(

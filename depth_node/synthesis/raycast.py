@@ -244,6 +244,7 @@ class RayStage(Stage):
     def shoot(self, view: View) -> Shot:
         """See `Stage.shoot`."""
         if self._world is None:
+            super().update()  # things have no place before
             self._world = self._collect()
         if self._look is None:
             self._look = _draw_look(self._world, self._rng)
@@ -455,7 +456,8 @@ def _lights(lamps: list[Any]) -> _Lights:
     return _Lights(
         *(np.array(rows[name], np.float32).reshape(count, 3)
           for name in ('centre', 'across', 'along', 'facing')),
-        np.array(rows['radius'], np.float32), np.array(rows['power'], np.float32).reshape(count, 3),
+        np.array(rows['radius'], np.float32),
+        np.array(rows['power'], np.float32).reshape(count, 3),
         np.array(rows['kind'], np.int64))
 
 

@@ -298,8 +298,8 @@ def card(meta: dict[str, Any]) -> str:
     """The data set's card as a Markdown document."""
     lines = ['# Rendered frames with true depth', '',
              f'Recipe {meta["recipe"]} of `depth-node synthesize`, renderer '
-             f'{meta.get("generator", {}).get("renderer", "cycles")}, seed {meta.get("seed")}, size '
-             f'{meta.get("size_hw")} (height, width). Splits share no scene.', '',
+             f'{meta.get("generator", {}).get("renderer", "cycles")}, seed {meta.get("seed")}, '
+             f'size {meta.get("size_hw")} (height, width). Splits share no scene.', '',
              '| Split | scenes | frames | ' + ' | '.join(KINDS) + ' |',
              '|---' * (len(KINDS) + 3) + '|']
     for split, count in meta['counts'].items():

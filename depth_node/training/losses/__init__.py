@@ -38,10 +38,13 @@ class LossTerm:
     weight: float
     function: Callable[..., torch.Tensor]
     options: dict[str, Any]
+    space: str | None = None
 
 
 def weighted_losses(section: dict[str, Any]) -> list[LossTerm]:
-    """Read a `losses` section: name to weight, or to {weight, options}.
+    """Read a `losses` section: name to weight, or to {weight, space, options}.
+
+    `space` is the term's own (see `objectives.supervised`), None that of the objective.
 
     Raises:
         ValueError: an unknown loss or option, a weight that is no positive number, or no loss.
@@ -49,13 +52,13 @@ def weighted_losses(section: dict[str, Any]) -> list[LossTerm]:
     terms = []
     for name, value in section.items():
         options = dict(value) if isinstance(value, dict) else {'weight': value}
-        weight = options.pop('weight', 1.0)
+        weight, space = options.pop('weight', 1.0), options.pop('space', None)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
             raise ValueError(f'losses.{name}: weight {weight!r}, expected a number >= 0')
         function = resolve(LOSSES, name, 'loss')
         check_options(function, options, f'losses.{name}')
         if weight:
-            terms.append(LossTerm(name, float(weight), function, options))
+            terms.append(LossTerm(name, float(weight), function, options, space))
     if not terms:
         raise ValueError('losses: none has a weight above 0; name at least one')
     return terms

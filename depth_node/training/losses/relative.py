@@ -74,7 +74,8 @@ def affine_invariant_loss(
         target: (N, 1, H, W) inverse depth, up to scale and shift.
         valid: (N, 1, H, W) bool.
         alignment: 'median' or 'least_squares'.
-        trim: share of the residuals that counts as wrong truth; of `median` only.
+        trim: share of the residuals that counts as wrong truth, 0 where there is none such (no
+            sorting then); of `median` only.
         gradient_weight: 0 = no gradient term.
         scales: of the gradient term.
 
@@ -96,10 +97,13 @@ def affine_invariant_loss(
         pred, _ = _median_and_deviation_removed(pred, valid)
         residual = torch.where(valid, pred - target, 0.0)
         kept = ((1 - trim) * count).ceil()[:, None]
-        # Ascending, what is not known last.
-        size = torch.where(valid, residual.abs(), torch.inf).flatten(1).sort(1).values
-        rank = torch.arange(size.shape[1], device=size.device)
-        total = torch.where(rank < kept, size, 0.0).sum(1)
+        size = residual.abs().flatten(1)
+        if trim:
+            # Ascending, what is not known last.
+            size = torch.where(valid.flatten(1), size, torch.inf).sort(1).values
+            rank = torch.arange(size.shape[1], device=size.device)
+            size = torch.where(rank < kept, size, 0.0)
+        total = size.sum(1)
     else:
         scale, shift = affine_fit(pred, target, valid)
         residual = torch.where(valid, scale * pred + shift - target, 0.0)

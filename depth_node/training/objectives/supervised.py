@@ -10,7 +10,8 @@ from depth_node.training.objectives.base import Batch, Objective, as_depth, resi
 import torch
 from torch.nn import functional
 
-SPACES = ('depth', 'inv_depth', 'log_depth', 'raw')
+_OF_DEPTH = ('depth', 'inv_depth', 'log_depth')
+SPACES = (*_OF_DEPTH, 'raw')
 RESIZES = ('nearest', 'mean', 'mean_inv', 'upsample')
 
 
@@ -27,9 +28,9 @@ class Supervised(Objective):
         """Choose the losses.
 
         Args:
-            losses: name to weight, or to {weight, options of the loss}.
-            space: what the losses compare: depth [m], its inverse, its logarithm, or the
-                network's own `raw` output with the truth encoded.
+            losses: name to weight, or to {weight, space, options of the loss}.
+            space: what the losses without a space of their own compare: depth [m], its inverse,
+                its logarithm, or the network's own `raw` output with the truth encoded.
             target_resize: how the truth comes to the network's output size: the nearest pixel,
                 the mean of known depths or inverse depths; or `upsample`, the prediction comes
                 to the truth's size.
@@ -45,6 +46,11 @@ class Supervised(Objective):
             )
         self.terms = weighted_losses(losses)
         self.space, self.target_resize = space, target_resize
+        for term in self.terms:
+            if term.space not in (None, space, *_OF_DEPTH) or (term.space and space == 'raw'):
+                raise ValueError(f'losses.{term.name}: space {term.space!r} beside the '
+                                 f"objective's {space!r}: expected one of {_OF_DEPTH}, where the "
+                                 'objective does not compare the raw output')
 
     def losses(self, network: DepthNetwork, batch: Batch) -> dict[str, torch.Tensor]:
         """See `Objective.losses`."""
@@ -61,19 +67,24 @@ class Supervised(Objective):
                 target, valid, (pred.shape[-2], pred.shape[-1]), self.target_resize
             )
         target = torch.where(valid, target, 1.0)
-        if self.space == 'inv_depth':
-            pred, target = 1 / pred, 1 / target
-        elif self.space == 'log_depth':
-            pred, target = pred.log(), target.log()
-        elif self.space == 'raw':
+        if self.space == 'raw':
             target = network.encode(target)
         parts = {}
         loss = pred.sum() * 0.0
         for term in self.terms:
-            value = term.function(pred, target, valid, **term.options)
+            space = term.space or self.space
+            value = term.function(_to_space(pred, space), _to_space(target, space), valid,
+                                  **term.options)
             parts[term.name] = value.detach()
             loss = loss + term.weight * value
         return {'loss': loss, **parts}
+
+
+def _to_space(values: torch.Tensor, space: str) -> torch.Tensor:
+    """Depth as one of SPACES; `raw` values are left alone."""
+    if space == 'inv_depth':
+        return 1 / values
+    return values.log() if space == 'log_depth' else values
 
 
 def resize_truth(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -157,3 +158,19 @@ def test_a_view_without_a_pose_is_refused(frames_root):
     (folder / '001.json').write_text(json.dumps(raw))
     with pytest.raises(DatasetError, match=r'001\.json: no usable camera_to_world'):
         open_dataset('rendered', frames_root, 'train', views=['next']).read(0)
+
+
+def test_further_folders_follow_and_their_names_differ(frames_root, tmp_path):
+    other = tmp_path / 'more'
+    shutil.copytree(frames_root / 'train', other / 'train')
+    both = open_dataset('rendered', frames_root, 'train', also=[str(other)])
+    assert len(both) == 16
+    assert both.name(0) == 'frames/room-000001/000'
+    assert both.name(8) == 'more/room-000001/000'
+    assert len({both.name(i) for i in range(16)}) == 16
+    alone = open_dataset('rendered', other, 'train')
+    assert np.array_equal(both.read(8).depth, alone.read(0).depth)
+    without = open_dataset('rendered', frames_root, 'val', also=[str(other)])
+    assert len(without) == 2, 'the other folder has no such split'
+    with pytest.raises(DatasetError, match='nowhere'):
+        open_dataset('rendered', frames_root, 'train', also=[str(tmp_path / 'nowhere')])
