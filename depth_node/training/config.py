@@ -91,6 +91,8 @@ class OptimConfig:
         plateau_min_share: `plateau` does not go below this share of the peak.
         ema_decay: of averaged weights that are validated and exported instead; 0 = off.
         freeze_encoder_norms: keep the encoder's batch statistics (small batches spoil them).
+        freeze_encoder_stages: keep the encoder's layers up to this many of its maps (1: to /2, 2:
+            to /4, ...), weights and statistics; their backward pass, the dearest one, falls away.
     """
 
     name: str = 'adamw'
@@ -113,6 +115,7 @@ class OptimConfig:
     plateau_min_share: float = 0.0
     ema_decay: float = 0.0
     freeze_encoder_norms: bool = False
+    freeze_encoder_stages: int = 0
 
 
 @dataclass(frozen=True)
@@ -273,6 +276,7 @@ def _check(config: TrainConfig) -> None:
         ('optim.clip', config.optim.clip),
         ('optim.warmup_steps', config.optim.warmup_steps),
         ('optim.weight_decay', config.optim.weight_decay),
+        ('optim.freeze_encoder_stages', config.optim.freeze_encoder_stages),
         ('run.early_stop_validations', config.run.early_stop_validations),
         ('data.workers', config.data.workers),
         ('data.max_broken', config.data.max_broken),

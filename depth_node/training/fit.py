@@ -262,8 +262,11 @@ def _check_same_run(last: Path, config: TrainConfig) -> None:
         ('objective', 'name'),
         ('optim', 'name'),
         ('optim', 'ema_decay'),
+        ('optim', 'freeze_encoder_stages'),
     ):
-        old, new = before[section].get(key), now[section][key]
+        # Keys that are younger than the checkpoint had what is their default today.
+        default = getattr(getattr(TrainConfig(), section), key)
+        old, new = before[section].get(key, default), now[section][key]
         if key == 'ema_decay':
             old, new = bool(old), bool(new)
         if old != new:

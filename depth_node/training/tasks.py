@@ -9,6 +9,7 @@ from typing import Any
 
 from depth_node.training.config import OptimConfig, TrainConfig, config_from_dict
 from depth_node.training.networks import DepthNetwork, build_network, untrained
+from depth_node.training.networks.encoders import Encoder
 from depth_node.training.objectives import build_objective
 from depth_node.training.objectives.base import prediction_and_truth
 import lightning
@@ -106,6 +107,7 @@ class DepthTask(lightning.LightningModule):
         self.objective.check(self.network)
         decay = self.config.optim.ema_decay
         self.ema = Ema(self.network, decay) if decay else None
+        self._freeze_stages()
         self.time_limit_s: float | None = None
         self.warm_start = False
         self.elapsed_s = 0.0
@@ -260,6 +262,28 @@ class DepthTask(lightning.LightningModule):
         """Start the clock; what earlier sessions of a resumed run spent is kept apart."""
         self._began_s = time.monotonic()
         self._elapsed_before_s = self.elapsed_s
+
+    def _freeze_stages(self) -> None:
+        """Fix the encoder's first stages, and let fixed norms be part of the convolutions.
+
+        Not in the averaged copy, which is validated and exported as it always is.
+
+        Raises:
+            TaskError: the network has no encoder, or one that cannot.
+        """
+        stages = self.config.optim.freeze_encoder_stages
+        encoder = getattr(self.network, 'encoder', None)
+        if isinstance(encoder, Encoder):
+            encoder.fold_fixed_norms()
+            try:
+                encoder.freeze_stages(stages)
+            except ValueError as error:
+                raise TaskError(f'optim.freeze_encoder_stages: {error}') from error
+        elif stages:
+            raise TaskError(
+                f'optim.freeze_encoder_stages: network {self.config.network.name} has no encoder '
+                'with stages; set 0'
+            )
 
     def _freeze_norms(self) -> None:
         encoder = getattr(self.network, 'encoder', None)

@@ -109,6 +109,33 @@ def test_init_takes_weights_and_starts_counting_anew(frames_root, tmp_path):
     assert torch.equal(after[name], start[name])  # the encoder's statistics are frozen
 
 
+def test_frozen_stages_stay_and_the_others_move(frames_root, tmp_path):
+    config = tiny(frames_root, tmp_path / 'a', max_steps=1)
+    train(config, progress_bar=False)
+    start = network_of(read_checkpoint(tmp_path / 'a/last.ckpt')).state_dict()
+    config = tiny(frames_root, tmp_path / 'b', max_steps=3)
+    config = replace(config, optim=replace(config.optim, freeze_encoder_stages=2))
+    train(config, init=tmp_path / 'a/last.ckpt', progress_bar=False)
+    checkpoint = read_checkpoint(tmp_path / 'b/last.ckpt')
+    for kept in (checkpoint['ema'], {
+        key.removeprefix('network.'): value for key, value in checkpoint['state_dict'].items()
+    }):  # fmt: skip
+        assert set(kept) >= set(start)
+        for key, value in start.items():
+            part = key.split('.')
+            fixed = part[0] == 'encoder' and (
+                part[1] in ('_conv_stem', '_bn0')
+                or int(part[2]) < 3  # the stem, one block to /2, two to /4
+                or 'running' in key or 'num_batches' in key  # freeze_encoder_norms
+            )  # fmt: skip
+            assert torch.equal(kept[key], value) == fixed, key
+    longer = replace(config, run=replace(config.run, max_steps=4))
+    assert train(longer, resume=True, progress_bar=False)['steps'] == 4
+    other = replace(longer, optim=replace(longer.optim, freeze_encoder_stages=0))
+    with pytest.raises(RunError, match=r'the run has optim\.freeze_encoder_stages 2'):
+        train(other, resume=True, progress_bar=False)
+
+
 def test_what_does_not_belong_together_is_named(frames_root, tmp_path):
     config = tiny(frames_root, tmp_path / 'a', max_steps=1, val_every_steps=1)
     train(config, progress_bar=False)

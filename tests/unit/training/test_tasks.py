@@ -168,6 +168,17 @@ def test_a_rate_for_a_group_that_is_not_there_names_those_that_are():
         task({'group_lr': {'encodre': 0.1}}).configure_optimizers()
 
 
+def test_stages_of_a_network_without_any_are_refused():
+    config = config_from_dict({
+        'network': {'name': 'diode_unet', 'options': {'size_hw': [32, 48]}},
+        'optim': {'freeze_encoder_stages': 1},
+    })  # fmt: skip
+    with pytest.raises(TaskError, match='freeze_encoder_stages: network diode_unet has no encod'):
+        DepthTask(config.to_dict())
+    with pytest.raises(TaskError, match='9 frozen stages: EfficientNet-Lite0 has 5'):
+        task({'freeze_encoder_stages': 9})
+
+
 def test_rates_rise_then_fall_to_the_final_share():
     optim = OptimConfig(warmup_steps=100, final_share=0.01)
     assert rate_share(0.0, 0, optim) == pytest.approx(0.01)

@@ -37,6 +37,24 @@ class Encoder(nn.Module):
         """Turn the name of a weight in an older file into today's; others pass."""
         return key
 
+    def fold_fixed_norms(self) -> None:
+        """Compute norms in evaluation mode as part of the convolutions, where that is faster.
+
+        Outputs and gradients stay what they are, to rounding, and so does the state dict.
+        """
+
+    def freeze_stages(self, count: int) -> None:
+        """Keep the weights and statistics of the first maps' layers, and build no graph there.
+
+        Args:
+            count: maps of the pyramid, finest first, that stay as they are.
+
+        Raises:
+            ValueError: more than there are, or an encoder that cannot.
+        """
+        if count:
+            raise ValueError(f'{self.title} cannot freeze stages; encoders of network small can')
+
     @abstractmethod
     def forward(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Compute the five maps, finest first."""

@@ -98,9 +98,47 @@ class SameConv2d(nn.Conv2d):
             batch = functional.pad(batch, self._pad)
         return super().forward(batch)
 
+    def folded(self, batch: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+        """Convolve with a norm of fixed statistics inside of the weights.
+
+        The same as `norm(self(batch))` in evaluation mode, to rounding, without a pass over the
+        activations forward and another one backward; gradients reach both modules' weights.
+        """
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        weight = self.weight * scale.view(-1, 1, 1, 1)
+        if self._pad is None:
+            return self._conv_forward(batch, weight, shift)
+        # Padded by one stride more than on the left, on both sides, there is one row and column
+        # too many at the start; to cut them off costs less than to copy the input for its border.
+        step = self.stride[0]
+        wide = functional.conv2d(
+            batch, weight, shift, step, self._pad[0] + step, groups=self.groups
+        )
+        return wide[..., 1:, 1:]
+
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+def _filtered(
+    batch: torch.Tensor, conv: SameConv2d, norm: nn.BatchNorm2d, fold: bool
+) -> torch.Tensor:
+    """Convolve and normalise; `fold` counts only where the norm's statistics are fixed."""
+    if fold and not norm.training:
+        return conv.folded(batch, norm)
+    return norm(conv(batch))
+
+
+def _activated(
+    batch: torch.Tensor, conv: SameConv2d, norm: nn.BatchNorm2d, fold: bool
+) -> torch.Tensor:
+    """Convolve, normalise and bound, in place where nothing else needs the bare values."""
+    hidden = _filtered(batch, conv, norm, fold)
+    return functional.relu6(hidden, inplace=fold and conv.stride == (1, 1))
 
 
 class _InvertedResidual(nn.Module):
@@ -108,6 +146,7 @@ class _InvertedResidual(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
+        self.fold = False
         hidden = c_in * expansion
         self.has_skip = stride == 1 and c_in == c_out
         self.has_expansion = expansion != 1
@@ -120,11 +159,11 @@ class _InvertedResidual(nn.Module):
         self._bn2 = _norm(c_out)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        hidden = batch
+        hidden, fold = batch, self.fold
         if self.has_expansion:
-            hidden = functional.relu6(self._bn0(self._expand_conv(hidden)))
-        hidden = functional.relu6(self._bn1(self._depthwise_conv(hidden)))
-        hidden = self._bn2(self._project_conv(hidden))
+            hidden = _activated(hidden, self._expand_conv, self._bn0, fold)
+        hidden = _activated(hidden, self._depthwise_conv, self._bn1, fold)
+        hidden = _filtered(hidden, self._project_conv, self._bn2, fold)
         return batch + hidden if self.has_skip else hidden
 
 
@@ -167,6 +206,8 @@ class EfficientNetLite(Encoder):
                 channels.append(c_out)
         self.channels = tuple(channels)
         self._blocks = nn.ModuleList(blocks)
+        self._fold = False
+        self._fixed_blocks = 0
         if pretrained:
             self.load_pretrained(pretrained_weights_path(level))
 
@@ -178,15 +219,56 @@ class EfficientNetLite(Encoder):
         """
         load_encoder_weights(self, path)
 
+    def fold_fixed_norms(self) -> None:
+        """Compute norms in evaluation mode inside of the convolutions from now on."""
+        self._fold = True
+        for block in self._blocks:
+            block.fold = True
+
+    def freeze_stages(self, count: int) -> None:
+        """See `Encoder.freeze_stages`."""
+        if not 0 <= count <= len(self.level_ends):
+            raise ValueError(f'{count} frozen stages: {self.title} has {len(self.level_ends)}')
+        self._fixed_blocks = self.level_ends[count - 1] + 1 if count else 0
+        for part in self._fixed_parts():
+            part.requires_grad_(False).eval()
+
+    def _fixed_parts(self) -> list[nn.Module]:
+        if not self._fixed_blocks:
+            return []
+        return [self._conv_stem, self._bn0, *self._blocks[: self._fixed_blocks]]
+
+    def train(self, mode: bool = True) -> EfficientNetLite:
+        """Set the mode; stages that are frozen stay in evaluation."""
+        super().train(mode)
+        for part in self._fixed_parts():
+            part.eval()
+        return self
+
     def forward(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Compute the pyramid, finest level first."""
-        features = functional.relu6(self._bn0(self._conv_stem(batch)))
-        pyramid = []
-        for index, block in enumerate(self._blocks):
-            features = block(features)
+        pyramid: list[torch.Tensor] = []
+        fixed = self._fixed_blocks
+        if fixed:
+            with torch.no_grad():
+                features = self._through(self._stem(batch), 0, fixed, pyramid)
+        else:
+            features = self._stem(batch)
+        self._through(features, fixed, len(self._blocks), pyramid)
+        return pyramid
+
+    def _stem(self, batch: torch.Tensor) -> torch.Tensor:
+        return _activated(batch, self._conv_stem, self._bn0, self._fold)
+
+    def _through(
+        self, features: torch.Tensor, first: int, end: int, pyramid: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Run blocks `first` to `end`, the latter left out; maps are added to the pyramid."""
+        for index in range(first, end):
+            features = self._blocks[index](features)
             if index in self.level_ends:
                 pyramid.append(features)
-        return pyramid
+        return features
 
 
 class EfficientNetLite0(EfficientNetLite):

@@ -370,3 +370,76 @@ def test_torchvision_encoders_expect_imagenet_normalisation():
     encoder = on_meta('resnet50')
     assert encoder.mean == IMAGENET_MEAN == pytest.approx((0.485 * 255, 0.456 * 255, 0.406 * 255))
     assert encoder.std == pytest.approx((0.229 * 255, 0.224 * 255, 0.225 * 255))
+
+
+def features_and_gradients(encoder, batch):
+    encoder.zero_grad()
+    pyramid = encoder(batch)
+    sum((level.cos() * level).mean() for level in pyramid).backward()
+    gradients = {name: p.grad for name, p in encoder.named_parameters()}
+    return [level.detach() for level in pyramid], gradients
+
+
+@pytest.fixture
+def lite0():
+    """In double precision: what differs is an error, not rounding."""
+    torch.manual_seed(4)
+    encoder = randomise(build_encoder('efficientnet_lite0')).double()
+    return encoder.to(memory_format=torch.channels_last)
+
+
+BATCH = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(5)).double()
+
+
+def test_norms_inside_of_convolutions_change_neither_features_nor_gradients(lite0):
+    keys = list(lite0.state_dict())
+    features, gradients = features_and_gradients(lite0, BATCH)
+    calls = []
+    for part in lite0.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.register_forward_hook(lambda *args: calls.append(args))
+    lite0.fold_fixed_norms()
+    again, same = features_and_gradients(lite0, BATCH)
+    assert not calls
+    assert list(lite0.state_dict()) == keys
+    torch.testing.assert_close(again, features, rtol=1e-9, atol=1e-10)
+    for name, expected in gradients.items():
+        torch.testing.assert_close(same[name], expected, rtol=1e-7, atol=1e-10, msg=name)
+
+
+def test_norms_that_learn_are_never_folded(lite0):
+    lite0.train()
+    expected = lite0(BATCH)
+    statistics = lite0._bn0.running_mean.clone()
+    lite0.fold_fixed_norms()
+    torch.testing.assert_close(lite0(BATCH), expected)
+    assert not torch.equal(lite0._bn0.running_mean, statistics)
+
+
+@pytest.mark.parametrize('count', [1, 3, 5])
+def test_frozen_stages_have_no_gradient_and_the_others_the_same(lite0, count):
+    features, gradients = features_and_gradients(lite0, BATCH)
+    lite0.freeze_stages(count)
+    lite0.fold_fixed_norms()
+    pyramid = lite0(BATCH)
+    assert [level.requires_grad for level in pyramid] == [False] * count + [True] * (5 - count)
+    torch.testing.assert_close([p.detach() for p in pyramid], features, rtol=1e-9, atol=1e-10)
+    lite0.train()
+    fixed = lite0.level_ends[count - 1] + 1
+    for index, block in enumerate(lite0._blocks):
+        assert block._bn1.training == (index >= fixed)
+        assert block._bn1.weight.requires_grad == (index >= fixed)
+    assert not lite0._bn0.training
+    lite0.eval()
+    if count < 5:
+        _, same = features_and_gradients(lite0, BATCH)
+        name = f'_blocks.{fixed}._expand_conv.weight'
+        torch.testing.assert_close(same[name], gradients[name], rtol=1e-7, atol=1e-10)
+        assert same['_conv_stem.weight'] is None
+
+
+def test_stages_that_cannot_be_frozen_are_named(lite0):
+    with pytest.raises(ValueError, match='6 frozen stages: EfficientNet-Lite0 has 5'):
+        lite0.freeze_stages(6)
+    with pytest.raises(ValueError, match='ResNet-18 cannot freeze stages'):
+        on_meta('resnet18').freeze_stages(1)
