@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _F32 = NDArray[np.float32]
-_SAMPLES = 2  # rays a pixel: its centre, which gives depth, and a random place in it
-_LIGHT_PICKS = 3  # shadow rays a sample
-_AMBIENT_RAYS = 2  # a sample
+_LIGHT_PICKS = 4  # shadow rays a pixel
+_AMBIENT_RAYS = 3  # a pixel
 _POOL = 160  # pictures of earlier scenes that a view may put on other surfaces
 _BORROWED = 16  # of them, at hand in one scene
 _MIRROR_ROUGHNESS = 0.35  # what is smoother reflects
@@ -481,60 +480,73 @@ class _Picture:
     def take(self) -> Shot:
         """Cast all rays and shade what they meet."""
         height, width = self._size_hw
-        pixels = height * width
         turn = self._view.camera_to_world[:3, :3].astype(np.float32)
-        own = self._rays()
-        origin = np.broadcast_to(np.array(self._view.position, np.float32), own.shape)
-        direction = own @ turn.T
-        hits = self._meet(origin, direction, self._pixel_angle(own))
+        centres = self._rays()
+        direction = centres @ turn.T
+        hits = self._meet(direction, self._pixel_angle(centres))
         light, shine = self._lit(hits, direction)
         light += self._openness(hits)[:, None] * self._ambient_level(
             (hits.albedo * light)[hits.known])
-        own_light = hits.albedo * self._look.surfaces.emission[hits.surface][:, None]
-        own_light += self._mirrored(hits, direction, light)
-        own_light = np.where(hits.known[:, None], own_light, self._sky_at(direction))
-        first = slice(0, pixels)
-        distance = np.where(hits.known[first], hits.distance[first], np.inf)
-        depth = (distance * own[first, 2]).reshape(height, width)
-        normal = hits.normal[first].reshape(height, width, 3)
-        albedo = np.where(hits.known[:, None], hits.albedo, 0)
+        albedo, own_light = self._surface_of(hits, direction)
+        mirrored = self._mirrored(hits, direction, light)
+        # light changes slowly within a pixel, borders and pictures do not: only they are sampled
+        # again, at another place, and not where one of the two rays meets nothing
+        others = self._rays(jitter=True)
+        away = others @ turn.T
+        again = self._meet(away, self._pixel_angle(others))
+        alike = (again.known == hits.known)[:, None]
+        for mean, second in zip((albedo, own_light), self._surface_of(again, away), strict=True):
+            mean += np.where(alike, second - mean, 0) / 2
+        distance = np.where(hits.known, hits.distance, np.inf)
+        depth = (distance * centres[:, 2]).reshape(height, width)
+        normal = hits.normal.reshape(height, width, 3)
         lit, gloss = np.split(_smoothed(
-            np.dstack([self._of_pixels(light), self._of_pixels(shine)]), depth, normal), 2, -1)
-        radiance = (self._of_pixels(albedo) * lit / np.pi + gloss + self._of_pixels(own_light))
+            np.hstack([light, shine]).reshape(height, width, 6), depth, normal), 2, -1)
+        radiance = (albedo.reshape(lit.shape) * lit / np.pi + gloss
+                    + (own_light + mirrored).reshape(lit.shape))
         inside = depth < FAR_M
         normals = labels = None
         if 'normals' in self._channels:
             normals = camera_normals(normal, self._view.camera_to_world[:3, :3])
             normals[~inside] = 0
         if 'labels' in self._channels:
-            label = self._world.label[np.maximum(hits.triangle[first], 0)].reshape(height, width)
+            label = self._world.label[hits.triangle].reshape(height, width)
             labels = np.where(inside, label, 0).astype(np.uint8)
         return Shot(radiance.astype(np.float32),
                     np.where(inside, depth, np.nan).astype(np.float32), normals, labels)
 
-    def _rays(self) -> _F32:
-        """(S H W, 3) unit directions in the optical frame: all centres, then all other places."""
+    def _rays(self, *, jitter: bool = False) -> _F32:
+        """(H W, 3) unit directions in the optical frame: pixel centres, or random places."""
         height, width = self._size_hw
         v, u = np.mgrid[:height, :width].astype(np.float32)
-        rays = []
-        for sample in range(_SAMPLES):
-            du, dv = (self._rng.random((2, height, width), np.float32) - 0.5 if sample
-                      else np.zeros((2, 1, 1), np.float32))
-            rays.append(np.stack([(u + du - (width - 1) / 2) / self._focal,
-                                  (v + dv - (height - 1) / 2) / self._focal,
-                                  np.ones_like(u)], -1).reshape(-1, 3))
-        return _unit(np.concatenate(rays))
+        if jitter:
+            u += self._rng.random(u.shape, np.float32) - 0.5
+            v += self._rng.random(v.shape, np.float32) - 0.5
+        return _unit(np.stack([(u - (width - 1) / 2) / self._focal,
+                               (v - (height - 1) / 2) / self._focal,
+                               np.ones_like(u)], -1).reshape(-1, 3))
 
-    def _of_pixels(self, samples: _F32) -> _F32:
-        """Mean over the samples of each pixel: (S H W, 3) to (H, W, 3)."""
-        return samples.reshape(_SAMPLES, *self._size_hw, 3).mean(0)
+    def _surface_of(self, hits: _Hits, direction: _F32) -> tuple[_F32, _F32]:
+        """Albedo and what the surface itself shines; a ray that met nothing shows the sky."""
+        known = hits.known[:, None]
+        shining = hits.albedo * self._look.surfaces.emission[hits.surface][:, None]
+        return (np.where(known, hits.albedo, 0),
+                np.where(known, shining, self._sky_at(direction)))
 
     def _pixel_angle(self, own: _F32) -> _F32:
         return own[:, 2] / self._focal
 
-    def _meet(self, origin: _F32, direction: _F32, angle: _F32) -> _Hits:
-        """Cast rays; `angle` (N,) [rad] is the width of one, for the mipmaps."""
+    def _meet(self, direction: _F32, angle: _F32, origin: _F32 | None = None) -> _Hits:
+        """Cast rays, from the camera unless told otherwise.
+
+        Args:
+            direction: (N, 3) unit vectors.
+            angle: (N,) width of a ray [rad], for the mipmaps.
+            origin: (N, 3).
+        """
         world, table = self._world, self._look.surfaces
+        if origin is None:
+            origin = np.broadcast_to(np.array(self._view.position, np.float32), direction.shape)
         index, distance, weights = world.tracer.hit(origin, direction)
         known = index >= 0
         triangle = np.where(known, index, 0).astype(np.int64)
@@ -666,7 +678,7 @@ class _Picture:
         cosine = -_dot(along, facing)
         out = _unit(along + 2 * cosine[:, None] * facing)
         start = hits.point[smooth] + normal * (2e-4 + 1e-4 * hits.distance[smooth])[:, None]
-        met = self._meet(start, out, np.full(len(smooth), 2 / self._focal, np.float32))
+        met = self._meet(out, np.full(len(smooth), 2 / self._focal, np.float32), start)
         typical = light[hits.known].mean(0)
         seen = met.albedo * (typical / np.pi + table.emission[met.surface][:, None])
         seen = np.where(met.known[:, None], seen, self._sky_at(out))

@@ -123,8 +123,7 @@ def test_light_from_everywhere_is_weaker_in_a_corner():
     made = picture_of(world_of(np.concatenate([floor(), wall]), lamp), returned=1.0)
     own = made._rays()
     direction = own @ DOWN.camera_to_world[:3, :3].T.astype(np.float32)
-    hits = made._meet(np.broadcast_to(np.float32(DOWN.position), own.shape), direction,
-                      made._pixel_angle(own))
+    hits = made._meet(direction, made._pixel_angle(own))
     openness = made._openness(hits)
     on_floor = hits.known & (hits.point[:, 2] < 0.01)
     near = on_floor & (np.abs(hits.point[:, 0] - 0.5) < 0.1) & (hits.point[:, 0] < 0.5)
