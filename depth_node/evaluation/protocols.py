@@ -25,6 +25,7 @@ from typing import Protocol as TypingProtocol
 
 import cv2
 from depth_node.camera import Camera
+from depth_node.evaluation.confidence import ConfidenceScore
 from depth_node.evaluation.metrics import (
     ALIGNMENTS,
     METRES_NEEDED,
@@ -335,6 +336,8 @@ class FrameScore:
         seconds: wall time of the pipeline's runs.
         pairs: None where the frame has no labelled pairs.
         scene: the kind of scene, empty where not known.
+        confidence: what its confidence is worth; None where the network gives none, and where
+            the truth has an unknown shift.
     """
 
     name: str
@@ -345,6 +348,7 @@ class FrameScore:
     seconds: float = math.nan
     pairs: PairScore | None = None
     scene: str = ''
+    confidence: ConfidenceScore | None = None
 
     @property
     def coverage(self) -> float:
@@ -404,6 +408,13 @@ class DatasetResult:
         """Share of all known pixels that have a prediction."""
         known = sum(frame.known for frame in self.frames)
         return sum(frame.predicted for frame in self.frames) / known if known else math.nan
+
+    @property
+    def confidence(self) -> ConfidenceScore | None:
+        """What the confidence is worth over all frames; None where it was not measured."""
+        found = [frame.confidence for frame in self.frames if frame.confidence is not None]
+        total = sum(found, ConfidenceScore())
+        return total if total.frames else None
 
     def by_scene(self) -> dict[str, DatasetResult]:
         """The same for each kind of scene, the most frequent first; empty where none is known."""
@@ -585,11 +596,13 @@ def resample_truth(true: FloatImage, size_hw: tuple[int, int]) -> NDArray[np.flo
 
 def predict(
     predictor: Predictor, sample: Sample, protocol: Protocol
-) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, tuple[str, ...]]:
     """Run the model on a frame as the protocol says: input crop, mirrored picture.
 
     Returns:
-        (H, W) depth at the picture's size, NaN outside of an input crop; the pipeline's notes.
+        (H, W) depth at the picture's size, NaN outside of an input crop; the confidence alike,
+        None where the network gives none or two predictions are averaged, of which it knows
+        nothing; the pipeline's notes.
 
     Raises:
         DataError: the picture is smaller than the input crop.
@@ -603,16 +616,20 @@ def predict(
         camera = None if camera is None else camera.cropped(left, top, KB_HW)
     frame = predictor.run(rgb, camera)
     depth, notes = frame.depth, tuple(frame.notes)
+    confidence = getattr(frame, 'confidence', None)
     if protocol.flip != 'none':
+        confidence = None
         depth = np.array(depth, np.float32)  # the pipeline's next run overwrites it
         mirrored = None if camera is None else mirrored_camera(camera)
         other = predictor.run(np.ascontiguousarray(rgb[:, ::-1]), mirrored).depth[:, ::-1]
         depth = average_flipped(depth, other, protocol.flip, protocol.resize_in)
     if protocol.input_crop == 'none':
-        return np.asarray(depth, np.float32), notes
-    full = np.full(size_hw, np.nan, np.float32)
+        return np.asarray(depth, np.float32), confidence, notes
+    full, sure = np.full((2, *size_hw), np.nan, np.float32)
     full[top:, left : left + KB_HW[1]] = depth
-    return full, notes
+    if confidence is not None:
+        sure[top:, left : left + KB_HW[1]] = confidence
+    return full, None if confidence is None else sure, notes
 
 
 def mirrored_camera(camera: Camera) -> Camera:
@@ -667,6 +684,7 @@ def score_frame(
     alignments: Sequence[str],
     *,
     metric: bool = True,
+    confidence: FloatImage | None = None,
 ) -> tuple[FrameScore, dict[str, NDArray[np.float64]]]:
     """Measure one prediction.
 
@@ -676,6 +694,7 @@ def score_frame(
         protocol: range and rules.
         alignments: those that apply to this data set.
         metric: the truth is in metres, so that bands of it mean something.
+        confidence: of the size of `predicted`, 0 to 1; None leaves it out.
 
     Returns:
         The scores, and the aligned depth images by alignment.
@@ -723,8 +742,18 @@ def score_frame(
         plane=ErrorSums.of(plane.depth, true, valid),
         pairs=_pair_score(predicted, sample),
         scene=sample.scene,
+        confidence=None if confidence is None else _confidence_score(
+            confidence, at_truth, true, valid),
     )
     return score, images
+
+
+def _confidence_score(
+    confidence: FloatImage, at_truth: FloatImage, true: FloatImage, valid: NDArray[np.bool_]
+) -> ConfidenceScore:
+    size_wh = (true.shape[1], true.shape[0])
+    sure = cv2.resize(np.asarray(confidence, np.float32), size_wh, interpolation=cv2.INTER_LINEAR)
+    return ConfidenceScore.of(np.asarray(sure), at_truth, true, valid)
 
 
 def _true_normals(
@@ -819,6 +848,8 @@ def evaluate(
     if not alignments:
         raise DataError(f'{reader.name}: {reason}')
 
+    # the claim is about depth up to scale: where a shift is unknown too it means nothing
+    judges_confidence = reader.truth in ('metric', 'scale') and output_kind != 'rel_inv_depth'
     frames: list[FrameScore] = []
     sizes: set[tuple[int, int]] = set()
     notes: set[str] = set()
@@ -827,10 +858,12 @@ def evaluate(
     for sample in reader:
         started = perf_counter()
         try:
-            depth, said = predict(predictor, sample, protocol)
+            depth, sure, said = predict(predictor, sample, protocol)
+            if not judges_confidence:
+                sure = None
             seconds = perf_counter() - started
             score, images = score_frame(
-                depth, sample, protocol, alignments, metric=reader.metric
+                depth, sample, protocol, alignments, metric=reader.metric, confidence=sure
             )
         except DataError as error:
             reader.skipped.append(Skipped(sample.name, str(error)))

@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 from depth_node.evaluation import compare
+from depth_node.evaluation.confidence import NAMES as CONFIDENCE_NAMES
 from depth_node.evaluation.metrics import METRES_NEEDED, METRIC_NAMES
 from depth_node.evaluation.protocols import (
     NORMAL_NAMES,
@@ -74,6 +75,12 @@ ALIGNMENT_NOTE = (
     'alignment none: metric, as the robot gets it; median: times median(truth) / '
     'median(prediction) per frame; affine: scale and shift of inverse depth per frame by '
     'least squares; affine_depth: the same of depth'
+)
+CONFIDENCE_NOTE = (
+    'confidence claims that depth is within 10 % of the truth after the median of the picture; '
+    'ece: expected calibration error in 10 bins; ause: area between the errors of the most '
+    'confident pixels and those of the best, random: the same without knowledge; error_50: '
+    'AbsRel after the median of the most confident 50 % of each frame'
 )
 LISTED_FRAMES = 60  # a data set of at most so many frames is listed frame by frame in Markdown
 
@@ -176,6 +183,7 @@ def text_table(run: Run) -> str:
     ]
     lines.insert(1, '  '.join('-' * width for width in widths))
     lines += _ordinal_lines(run)
+    lines += _confidence_lines(run)
     if run.comparison is not None:
         lines.append(f'compared with {run.comparison.baseline}')
         lines += [
@@ -204,6 +212,25 @@ def _ordinal_lines(run: Run) -> list[str]:
             ]
             found.append(f'{row["dataset"]} {row["mode"]}: ' + ', '.join(parts))
     return list(dict.fromkeys(found))
+
+
+def _confidence_lines(run: Run) -> list[str]:
+    """One line per data set on which a confidence was measured."""
+    found = []
+    for result in run.results:
+        if result.confidence is not None:
+            values = result.confidence.values()
+            kept = ', '.join(
+                f'{name.removeprefix("error_")} % {values[name]:.3f}'
+                for name in CONFIDENCE_NAMES if name.startswith('error_')
+            )
+            found.append(
+                f'{result.name} confidence: calibration error {values["ece"]:.3f} (claims '
+                f'{values["mean"]:.3f}, right {values["right"]:.3f}); AUSE {values["ause"]:.4f} '
+                f'(knowing nothing: {values["random"]:.4f}); AbsRel after the median of the most '
+                f'confident {kept}'
+            )
+    return found
 
 
 def to_json(run: Run) -> dict[str, Any]:
@@ -253,6 +280,10 @@ def _dataset_json(result: DatasetResult, protocol: Protocol) -> dict[str, Any]:
         'notes': list(result.notes),
         'image_sizes_hw': [list(size) for size in result.size_hw],
         'coverage': _finite(result.coverage),
+        'confidence': None if result.confidence is None else {
+            **{key: _finite(value) for key, value in result.confidence.values().items()},
+            'bins': result.confidence.bins(),
+        },
         'pipeline_ms_median': _finite(1e3 * float(np.median(seconds))) if seconds else None,
         'scenes': {
             scene: {
@@ -458,6 +489,14 @@ def _sections(run: Run) -> Iterator[str]:
                     if first.count
                 ],
             )
+    sure = {result.name: result.confidence for result in whole if result.confidence is not None}
+    if sure:
+        yield from ('', '## Confidence', '', f'{CONFIDENCE_NOTE}.', '')
+        yield from _table(
+            ('data set', *CONFIDENCE_NAMES),
+            [[name, *(_three(value) for value in score.values().values())]
+             for name, score in sure.items()],
+        )
     if run.comparison is not None:
         yield from _comparison_lines(run.comparison)
     for result in run.results:
@@ -738,6 +777,10 @@ def card_entry(run: Run, result: DatasetResult, mode: str = 'per-image') -> dict
         summary = result.summary(alignment, mode)
         entry[alignment] = {
             key: _rounded(value) for key in CARD_METRICS if (value := summary[key]) is not None
+        }
+    if result.confidence is not None:
+        entry['confidence'] = {
+            key: _rounded(value) for key, value in result.confidence.values().items()
         }
     return entry
 

@@ -29,7 +29,8 @@ def load_onnx_weights(path: Path, network: DepthNetwork, pictures: torch.Tensor)
         path: the FP32 file.
         network: of the same kind and options; changed in place and left in evaluation mode.
         pictures: (N, 3, H, W) uint8 of the network's size, by which the norms are measured: some
-            of those that it will be trained on.
+            of those that it will be trained on. Optional modules that the file lacks stay as they
+            are.
 
     Returns:
         How far the filled network is from the file in ONNX Runtime.
@@ -42,11 +43,19 @@ def load_onnx_weights(path: Path, network: DepthNetwork, pictures: torch.Tensor)
     batch = network.normalise(pictures)
     norm_of = _norms_after_convolutions(network, batch)
     filled: dict[str, torch.Tensor] = {}
+    optional = tuple(f'{name}.' for name in network.optional_modules)
+    for name, value in network.state_dict().items():
+        if name.startswith(optional) and PREFIX + name not in values:
+            filled[name] = value
+        elif name.startswith(optional):
+            filled[name] = _value(values, PREFIX + name, value, path)
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             continue
         for key, parameter in module.named_parameters(recurse=False):
             full = f'{name}.{key}' if name else key
+            if full in filled:
+                continue
             filled[full] = _value(values, PREFIX + full, parameter, path)
         if name in norm_of:
             norm = network.get_submodule(norm_of[name])
@@ -65,7 +74,7 @@ def load_onnx_weights(path: Path, network: DepthNetwork, pictures: torch.Tensor)
         )
     network.load_state_dict({**kept, **filled})
     _measure_norms(network, batch, set(norm_of.values()))
-    return check_parity(ImageToDepth(network).eval(), path)
+    return check_parity(ImageToDepth(network).eval(), path, there=True)
 
 
 def _initializers(path: Path) -> dict[str, NDArray[np.float32]]:

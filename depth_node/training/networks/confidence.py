@@ -83,8 +83,8 @@ class ConfidenceHead(nn.Module):
 
     def confidence(self, log_spread: torch.Tensor) -> torch.Tensor:
         """Turn s into the calibrated confidence, of the same shape, 0 to 1."""
-        ratio = torch.exp(math.log(LOG_WITHIN) - self.offset - self.slope * log_spread)
-        return 1 - torch.exp(-ratio)
+        calibrated = self.slope * log_spread + self.offset
+        return 1 - torch.exp(-torch.exp(math.log(LOG_WITHIN) - calibrated))
 
     @torch.no_grad()
     def calibrate(self, slope: float, offset: float) -> None:
