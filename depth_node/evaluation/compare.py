@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 # Rules that have to agree; a report that lacks one was written before there was a choice.
 _RULES = ('min_depth_m', 'max_depth_m', 'crop', 'input_crop', 'truth_hw', 'resize_in', 'flip')
+# Errors that differ by less are equal: a network's runs differ in the last digits, and a frame
+# that is better by so little is no better.
+EQUAL_SHARE = 0.005
 _SAME_PLANE = 1e-6  # relative difference of the planes' AbsRel from rounding alone
 
 
@@ -43,13 +46,13 @@ class Change:
 
     @property
     def better(self) -> int:
-        """Frames whose error is smaller than the baseline's."""
-        return int((self.after < self.before).sum())
+        """Frames whose error is smaller than the baseline's by more than EQUAL_SHARE of it."""
+        return int((self.after < (1 - EQUAL_SHARE) * self.before).sum())
 
     @property
     def worse(self) -> int:
-        """Frames whose error is larger."""
-        return int((self.after > self.before).sum())
+        """Frames whose error is larger by more than EQUAL_SHARE."""
+        return int((self.after > (1 + EQUAL_SHARE) * self.before).sum())
 
     @property
     def median_ratio(self) -> float:
@@ -61,9 +64,12 @@ class Change:
         return float(np.median(self.after[some] / self.before[some])) if some.any() else math.nan
 
     def extremes(self) -> tuple[str, str]:
-        """Return the names of the frames with the greatest gain and the greatest loss."""
+        """Return the names of the frames with the greatest gain and loss; '-' where none has."""
         difference = self.after - self.before
-        return self.names[int(difference.argmin())], self.names[int(difference.argmax())]
+        return (
+            self.names[int(difference.argmin())] if self.better else '-',
+            self.names[int(difference.argmax())] if self.worse else '-',
+        )
 
 
 @dataclass(frozen=True)

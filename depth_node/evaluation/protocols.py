@@ -929,7 +929,7 @@ def joined(results: Sequence[DatasetResult], name: str) -> DatasetResult:
     return replace(
         results[0],
         name=name,
-        note=' and '.join(item.note for item in results),
+        note=f'{" and ".join(item.name for item in results)} together',
         frames=tuple(
             replace(frame, name=f'{item.name}: {frame.name}')
             for item in results

@@ -38,6 +38,7 @@ COLUMNS = (
     'AbsRel',
     'delta1',
     'RMS [m]',
+    'boundary F1',
     'plane AbsRel',
     'ratio',
     'median ratio',
@@ -161,6 +162,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         number('abs_rel'),
         number('delta1'),
         number('rms'),
+        number('boundary_f1'),
         number('plane_abs_rel'),
         number('ratio_to_plane', 2),
         number('ratio_median', 2),
@@ -189,7 +191,8 @@ def text_table(run: Run) -> str:
         lines += [
             f'  {change.dataset} {change.alignment}: AbsRel {change.after.mean():.3f} instead of '
             f'{change.before.mean():.3f}; better in {change.better}, worse in {change.worse} of '
-            f'{len(change.names)} frames, median of their ratios {change.median_ratio:.2f}'
+            f'{len(change.names)} frames (by more than {100 * compare.EQUAL_SHARE:g} %), median '
+            f'of their ratios {change.median_ratio:.2f}'
             for change in run.comparison.changes
         ]
         lines += [f'  not compared: {words}' for words in run.comparison.left_out]
@@ -500,7 +503,7 @@ def _sections(run: Run) -> Iterator[str]:
     if run.comparison is not None:
         yield from _comparison_lines(run.comparison)
     for result in run.results:
-        if len(result.frames) <= LISTED_FRAMES and not result.parts:
+        if len(result.frames) <= LISTED_FRAMES and not (result.parts or result.name in joined):
             yield from _frame_lines(run, result)
 
 
@@ -537,6 +540,9 @@ def _comparison_lines(comparison: compare.Comparison) -> Iterator[str]:
             for change in comparison.changes
         ],
     )
+    yield ''
+    yield (f'Better and worse: by more than {100 * compare.EQUAL_SHARE:g} % of the AbsRel before; '
+           'compared are frames whose truth is the same.')
     if comparison.left_out:
         yield ''
         yield from (f'- not compared: {words}' for words in comparison.left_out)

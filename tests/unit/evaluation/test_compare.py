@@ -48,6 +48,14 @@ def test_gains_and_losses_are_those_of_the_frames():
     assert data['datasets'][0]['abs_rel_of_frames']['b'] == [0.1, 0.2]
 
 
+def test_a_difference_in_the_last_digits_is_none():
+    before = np.array([0.1, 0.1, 0.1, 0.1, 0.0])
+    change = compare.Change('x', 'none', tuple('abcde'), before,
+                            np.array([0.1003, 0.0997, 0.0994, 0.1, 0.0]))
+    assert (change.better, change.worse) == (1, 0)
+    assert change.extremes() == ('c', '-')
+
+
 def test_only_frames_with_the_same_truth_are_compared():
     other = deepcopy(BEFORE)
     other['datasets'][0]['frames'][0]['plane_abs_rel'] = 0.21  # another picture of that name

@@ -307,8 +307,10 @@ def test_joined_sets_are_listed_once():
     assert data['datasets'][2]['frames'] == []
     assert data['datasets'][2]['frames_read'] == 6
     assert data['rows'][-2]['abs_rel'] == pytest.approx(0.3)
+    assert data['rows'][-1]['truth'] == 'rendered/test and rendered/test-2 together'
     text = report.summary_markdown(measured)
     assert text.count('## Kinds of scene') == 1
+    assert '## Frames of' not in text
     assert '| room | 4 |' in text
     assert len(report.frames_csv(measured).splitlines()) == 1 + 6
     with pytest.raises(ValueError, match='measured alike'):
@@ -320,8 +322,8 @@ def test_a_comparison_is_in_every_report():
     better = replace(result(), frames=(frame('a', 1.05), frame('b', 1.45)))
     measured = run(better)
     measured = replace(measured, comparison=compare.compare(report.to_json(measured), before))
-    assert ('  osd none: AbsRel 0.250 instead of 0.200; better in 1, worse in 1 of 2 frames, '
-            'median of their ratios 1.00') in report.text_table(measured).splitlines()
+    assert ('osd none: AbsRel 0.250 instead of 0.200; better in 1, worse in 1 of 2 frames '
+            '(by more than 0.5 %), median of their ratios 1.00') in report.text_table(measured)
     assert '| osd | none | 2 | 0.250 | 0.200 | 1 | 1 | 1.00 | a | b |' in report.markdown(measured)
     assert '| b | 0.450 | 0.400 | 1.125 | 0.300 |' in report.summary_markdown(measured)
     assert report.to_json(measured)['comparison']['datasets'][0]['better'] == 1
