@@ -113,6 +113,7 @@ class SmallDepthNet(DepthNetwork):
         if confidence:
             self.requires_grad_(False)
         self.confidence_head = ConfidenceHead(widths[-1]) if confidence else None
+        self.train(self.training)  # Lightning keeps the modes that it finds
 
     def train(self, mode: bool = True) -> SmallDepthNet:
         """Switch modes; depth beside a confidence head stays in evaluation mode."""
