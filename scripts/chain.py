@@ -276,10 +276,13 @@ def set_up_blender(chain: Chain) -> str:
     """Return an interpreter that renders: the named one, or a new one."""
     given = chain.options.bpy_python or os.environ.get('DEPTH_NODE_BPY_PYTHON', '')
     python = given or str(ROOT / '.venv-bpy' / 'bin' / 'python')
-    if missing_imports(python, BLENDER_IMPORTS) and not given:
+    modules = BLENDER_IMPORTS
+    if 'raycast' in chain.options.synthesize:
+        modules += ('embreex',)
+    if missing_imports(python, modules) and not given:
         python = make_environment(chain, ROOT / '.venv-bpy', ('3.11',))
         pip_install(chain, python, ['synthesis'])
-    trouble = missing_imports(python, BLENDER_IMPORTS)
+    trouble = missing_imports(python, modules)
     if '.so' in trouble:
         raise ChainError(f'{python}: {trouble}. Blender needs libraries of the system; Debian, '
                          f'Ubuntu: sudo apt install {BLENDER_LIBRARIES}')

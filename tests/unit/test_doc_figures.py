@@ -1,0 +1,61 @@
+"""scripts/doc_figures.py: documents have the figures of the card, not of an earlier one."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+
+SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'doc_figures.py'
+CARD = {'metrics': {'int8': {
+    'rendered (2 sets)': {
+        'frames': 410,
+        'none': {'abs_rel': 0.1234, 'delta1': 0.8766, 'boundary_f1': 0.05, 'plane_abs_rel': 0.3},
+        'median': {'abs_rel': 0.1},
+        'affine': {'abs_rel': 0.09, 'plane_abs_rel': 0.3, 'ratio_median': 0.412},
+    },
+    'aloe': {'frames': 1, 'affine': {'abs_rel': 0.32, 'boundary_f1': 0.0, 'plane_abs_rel': 0.24}},
+}}}  # fmt: skip
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location('doc_figures', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_documents_have_the_figures_of_the_card(script, capsys):
+    assert script.main(['--check']) == 0, capsys.readouterr().err
+
+
+def test_a_line_has_what_was_measured_and_nothing_else(script):
+    lines = script.figures(CARD, 'int8').splitlines()
+    assert lines[2] == (
+        '| 410 rendered (2 sets) | 0.123 | 0.877 | 0.050 | 0.100 | 0.090 | 0.300 | 0.41 |')
+    assert lines[3] == (
+        '| 1 real: Aloe (Middlebury 2006), no metres |  |  | 0.000 |  | 0.320 | 0.240 |  |')
+    assert {line.count('|') for line in lines} == {9}
+    with pytest.raises(script.FiguresError, match='no metrics of fp32'):
+        script.figures(CARD, 'fp32')
+
+
+def test_only_what_is_between_the_marks_changes(script, tmp_path, capsys):
+    card, document = tmp_path / 'card.yaml', tmp_path / 'x.md'
+    card.write_text(yaml.safe_dump(CARD))
+    document.write_text(f'before\n{script.BEGIN}\nold\n{script.END}\nafter\n')
+    call = ['--card', str(card), str(document)]
+    assert script.main([*call, '--check']) == 1
+    assert 'old' in document.read_text()
+    assert script.main(call) == 0
+    text = document.read_text()
+    assert text.startswith(f'before\n{script.BEGIN}\n| frames |')
+    assert text.endswith(f'\n{script.END}\nafter\n')
+    assert 'old' not in text
+    assert script.main([*call, '--check']) == 0
+    document.write_text(f'{script.END}\n{script.BEGIN}\n')
+    assert script.main(call) == 1
+    assert 'x.md: expected one line' in capsys.readouterr().err
