@@ -177,11 +177,18 @@ class Chain:
 # --- what the machine must have
 
 
-def missing_imports(python: str, modules: tuple[str, ...]) -> str:
-    """Return why `python` does not import all of `modules`; empty when it does."""
+def missing_imports(python: str, modules: tuple[str, ...], *, load: bool = True) -> str:
+    """Return why `python` does not import all of `modules`; empty when it does.
+
+    Without `load` they are only looked for: torch and its like take long to import.
+    """
+    code = f'import {", ".join(modules)}' if load else (
+        'import importlib.util, sys\n'
+        f'lacking = [name for name in {modules!r} if importlib.util.find_spec(name) is None]\n'
+        'sys.exit(f"no module {lacking[0]}" if lacking else 0)')
     try:
-        probe = subprocess.run([python, '-c', f'import {", ".join(modules)}'],
-                               capture_output=True, text=True, timeout=300, cwd='/')
+        probe = subprocess.run([python, '-c', code], capture_output=True, text=True, timeout=300,
+                               cwd='/')
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     last = (probe.stderr.strip().splitlines() or ['no message'])[-1]
@@ -252,16 +259,16 @@ def set_up_training(chain: Chain) -> str:
     """Return an interpreter that trains: the named one, that of `make test`, or a new one."""
     given = chain.options.python
     if given:
-        trouble = missing_imports(given, TRAINING_IMPORTS)
+        trouble = missing_imports(given, TRAINING_IMPORTS, load=False)
         if trouble:
             raise ChainError(f'{given}: {trouble}; it needs the extras train, export and cpu of '
                              'pyproject.toml. Without CHAIN_PYTHON an environment is made')
         return str(given)
     of_tests = ROOT / '.venv' / 'bin' / 'python'
-    if of_tests.exists() and not missing_imports(str(of_tests), TRAINING_IMPORTS):
+    if of_tests.exists() and not missing_imports(str(of_tests), TRAINING_IMPORTS, load=False):
         return str(of_tests)
     folder = ROOT / '.venv-chain'
-    if missing_imports(str(folder / 'bin' / 'python'), TRAINING_IMPORTS):
+    if missing_imports(str(folder / 'bin' / 'python'), TRAINING_IMPORTS, load=False):
         python = make_environment(chain, folder, ('3.11', '3.12', '3.10'))
         torch = shlex.split(os.environ.get('TORCH_PIP_ARGS', ''))
         pip_install(chain, python, ['train', 'export', 'cpu'], *torch)

@@ -202,7 +202,7 @@ def test_what_is_missing_is_said_with_a_remedy(script, tmp_path, monkeypatch):
         script.set_up_blender(chain)
     given = chain_of(script, tmp_path, '--bpy-python', 'x', '--python', sys.executable,
                      '--furniture', str(tmp_path))
-    monkeypatch.setattr(script, 'missing_imports', lambda python, modules: (
+    monkeypatch.setattr(script, 'missing_imports', lambda python, modules, load=True: (
         'ImportError: libSM.so.6: cannot open shared object file'))
     with pytest.raises(script.ChainError, match='apt install libsm6'):
         script.set_up_blender(given)
@@ -221,7 +221,10 @@ def test_an_interpreter_is_found_by_its_version(script, monkeypatch):
     assert asked.stdout.strip() == str(sys.version_info[:2])
     assert script.find_python(('2.5',)) == ('', False)
     assert script.missing_imports(found, ('sys',)) == ''
-    assert 'no_such_thing' in script.missing_imports(found, ('sys', 'no_such_thing'))
+    for load in (True, False):
+        assert script.missing_imports(found, ('sys', 'json'), load=load) == ''
+        trouble = script.missing_imports(found, ('sys', 'no_such_thing'), load=load)
+        assert 'no_such_thing' in trouble
     assert script.missing_imports('/no/such/python', ('sys',)) != ''
 
 
