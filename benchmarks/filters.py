@@ -72,6 +72,12 @@ EDGE_VARIANTS = {
     'default, median 3': replace(DEFAULT, median=3),
     'default, median 5': replace(DEFAULT, median=5),
 }
+# of networks that have this output
+CONFIDENCE_VARIANTS = {
+    f'{name}confidence {least:g}': replace(settings, min_confidence=least)
+    for name, settings in (('', OFF), ('default, ', DEFAULT))
+    for least in (0.1, 0.2, 0.3, 0.5)
+}
 
 
 class Frame:
@@ -201,25 +207,33 @@ def edges_of_blurred_truth(frames: list[Frame], outlier_frames: int) -> dict[str
 
 
 def edges_of_network(frames: list[Frame], backend: Any) -> dict[str, Any]:
-    """Judge the network's own depth: what hangs at edges, and what flies by the plain test."""
-    rows: dict[str, list[tuple[int, ...]]] = {name: [] for name in EDGE_VARIANTS}
+    """Judge the network's own depth: what hangs at edges, and what flies by the plain test.
+
+    Also the error of what stays, after each frame's median over all of its pixels.
+    """
+    variants = {**EDGE_VARIANTS, **(CONFIDENCE_VARIANTS if backend.card.output.confidence else {})}
+    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in variants}
     near = missed = 0
     rim_kept: dict[str, list[float]] = {'judged': [], 'not judged': []}
     for frame in frames:
         depths = {}
-        for name, settings in EDGE_VARIANTS.items():
+        for name, settings in variants.items():
             frame_of = DepthPipeline(backend, filters=settings).run(frame.rgb, frame.camera)
             depths[name] = frame_of.depth.copy()
         plain = depths['none']
         ramps = hanging_at_edges(plain, frame.truth)
         flies = flying_pixels_of_depth(plain, frame.truth, align_scale=True).is_flying
         near, missed = near + ramps.near_edge, missed + ramps.missed
+        known = np.isfinite(plain) & np.isfinite(frame.truth)
+        ratio = np.where(known, plain, 1) / np.where(known, frame.truth, 1)
+        error = np.abs(ratio / np.median(ratio[known]) - 1)
         for name, depth in depths.items():
             left = np.isfinite(depth)
             rows[name].append((
                 int((ramps.hanging & left).sum()), int(left.sum()),
                 int((left & ~ramps.hanging).sum()), int((~ramps.hanging).sum()),
-                int((flies & left).sum())))
+                int((flies & left).sum()), float(error[left & known].sum()),
+                int((left & known).sum())))
         rim = np.zeros(plain.shape, np.bool_)
         rim[:4], rim[-4:], rim[:, :4], rim[:, -4:] = True, True, True, True
         for label, rim_px in (('judged', 0), ('not judged', filters.RIM_PX)):
@@ -232,12 +246,13 @@ def edges_of_network(frames: list[Frame], backend: Any) -> dict[str, Any]:
         'pixels_within_4_of_an_edge': near, 'of_these_edge_not_drawn': round(missed / near, 4),
         'variants': {}}
     for name, counts in rows.items():
-        hanging, cloud, kept, good, flying = np.array(counts).sum(0)
+        hanging, cloud, kept, good, flying, wrong, scored = np.array(counts).sum(0)
         result['variants'][name] = {
             'hanging_of_cloud': round(float(hanging / cloud), 5),
             'hanging_left': round(float(hanging / max(1, np.array(rows['none'])[:, 0].sum())), 4),
             'kept': round(float(kept / good), 5),
-            'flying_by_the_plain_test_after_alignment': round(float(flying / cloud), 4)}
+            'flying_by_the_plain_test_after_alignment': round(float(flying / cloud), 4),
+            'abs_rel_after_median': round(float(wrong / scored), 4)}
     result['outermost_4_pixels_kept'] = {
         label: round(float(np.mean(found)), 4) for label, found in rim_kept.items()}
     return result
@@ -483,11 +498,13 @@ def table(document: dict[str, Any]) -> str:
     network = document['edges']['network']
     lines.append(f'network: {network["of_these_edge_not_drawn"]:.0%} of the pixels near an edge '
                  'show less than half of its step')
-    lines.append('                                                hanging    left    kept   plain')
+    lines.append('                                                hanging    left    kept   plain'
+                 '  AbsRel')
     for name, row in network['variants'].items():
         lines.append(f'       {name:40s} {row["hanging_of_cloud"]:8.2%} '
                      f'{row["hanging_left"]:7.1%} {row["kept"]:7.2%} '
-                     f'{row["flying_by_the_plain_test_after_alignment"]:7.1%}')
+                     f'{row["flying_by_the_plain_test_after_alignment"]:7.1%} '
+                     f'{row["abs_rel_after_median"]:7.3f}')
     rim = network['outermost_4_pixels_kept']
     lines.append(f'rim: {rim["judged"]:.1%} of the outermost 4 pixels kept if judged, '
                  f'{rim["not judged"]:.1%} as it is')
