@@ -262,7 +262,8 @@ def summary(manifest: dict[str, Any]) -> dict[str, Any]:
         'pictures_seen': manifest.get('pictures_seen'),
         'data': manifest['data'].get('train'),  # not in manifests of the first version
         'network': config['network'],
-        'objective': config['objective'],
+        'objective': config.get('objective'),
+        'loss': config.get('loss'),  # manifests of the first version have this instead
         'optim': config['optim'],
         'batch_size': config['data']['batch_size'],
         'seed': config['run']['seed'],
