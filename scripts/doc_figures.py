@@ -61,10 +61,21 @@ def figures(card: dict[str, Any], precision: str) -> str:
         ]  # fmt: skip
         ratio = affine.get('ratio_median')
         lines.append(
-            f'| {entry["frames"]} {LABELS.get(name, name)} | '
+            f'| {entry["frames"]} {label(name, entry)} | '
             + ' | '.join('' if cell is None else f'{cell:.3f}' for cell in cells)
             + f' | {"" if ratio is None else f"{ratio:.2f}"} |')
     return '\n'.join(lines)
+
+
+def label(name: str, entry: dict[str, Any]) -> str:
+    """Name a data set for readers."""
+    if name in LABELS or not name.startswith('rendered'):
+        return LABELS.get(name, name)
+    note = str(entry.get('data', ''))
+    if note.endswith(' together'):
+        return 'rendered, unseen scenes: all of these'
+    source = note.rpartition(' split of rendered ')[2] if ' split of rendered ' in note else ''
+    return 'rendered, unseen scenes' + (f': {source}' if source else '')
 
 
 def with_figures(text: str, table: str) -> str:

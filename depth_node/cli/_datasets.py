@@ -150,8 +150,8 @@ def open_reader(
         frame.truth = truth
     name = path.resolve().name if spec.kind == 'folder' else f'{spec.kind}/{scene or split}'
     note = first.note + f'; {split} split of {spec.kind} {path.resolve().name}'
-    if spec.kind == 'rendered' and (recipe := _recipe(path)):
-        note += f', recipe {recipe}'
+    if spec.kind == 'rendered':
+        note += _recipe(path)
     if options:
         note += ' with ' + ', '.join(f'{key} {value}' for key, value in options.items())
     return Reader(name.rstrip('/'), spec.kind, note, frames, truth)
@@ -181,13 +181,14 @@ def _open_splits(kind: str, path: Path, split: str, options: dict[str, Any]) -> 
     return found
 
 
-def _recipe(path: Path) -> object:
-    """Return the recipe that rendered frames name, None where they name none."""
+def _recipe(path: Path) -> str:
+    """Name the recipe and renderer of rendered frames; empty where they name none."""
     try:
         meta = json.loads((path / 'meta.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return None
-    return meta.get('recipe') if isinstance(meta, dict) else None
+        recipe, renderer = meta.get('recipe'), meta.get('generator', {}).get('renderer')
+    except (OSError, ValueError, AttributeError):
+        return ''
+    return (f', recipe {recipe}' if recipe else '') + (f', {renderer}' if renderer else '')
 
 
 def _rendered_parts(path: Path) -> tuple[Path, str, str]:

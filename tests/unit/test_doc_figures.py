@@ -11,7 +11,7 @@ import yaml
 SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'doc_figures.py'
 CARD = {'metrics': {'int8': {
     'rendered (2 sets)': {
-        'frames': 410,
+        'data': 'rendered/test and rendered/test-2 together', 'frames': 410,
         'none': {'abs_rel': 0.1234, 'delta1': 0.8766, 'boundary_f1': 0.05, 'plane_abs_rel': 0.3},
         'median': {'abs_rel': 0.1},
         'affine': {'abs_rel': 0.09, 'plane_abs_rel': 0.3, 'ratio_median': 0.412},
@@ -35,10 +35,15 @@ def test_the_documents_have_the_figures_of_the_card(script, capsys):
 def test_a_line_has_what_was_measured_and_nothing_else(script):
     lines = script.figures(CARD, 'int8').splitlines()
     assert lines[2] == (
-        '| 410 rendered (2 sets) | 0.123 | 0.877 | 0.050 | 0.100 | 0.090 | 0.300 | 0.41 |')
+        '| 410 rendered, unseen scenes: all of these | 0.123 | 0.877 | 0.050 | 0.100 | 0.090 | 0.300 | 0.41 |')
     assert lines[3] == (
         '| 1 real: Aloe (Middlebury 2006), no metres |  |  | 0.000 |  | 0.320 | 0.240 |  |')
     assert {line.count('|') for line in lines} == {9}
+    note = 'rendered, exact; test split of rendered rays, recipe 2, raycast'
+    assert script.label('rendered/test-2', {'data': note}) == (
+        'rendered, unseen scenes: rays, recipe 2, raycast')
+    assert script.label('rendered/test', {}) == 'rendered, unseen scenes'
+    assert script.label('nyu_mat/test', {}) == 'nyu_mat/test'
     with pytest.raises(script.FiguresError, match='no metrics of fp32'):
         script.figures(CARD, 'fp32')
 

@@ -172,7 +172,8 @@ def test_folders_of_different_recipes_are_given_apart_and_together(cli_here, tin
     tiny_card()
     write_rendered(tmp_path / 'a', 2, 'room-000009')
     write_rendered(tmp_path / 'b', 1, 'table-000022')
-    (tmp_path / 'b/meta.json').write_text('{"recipe": 2}')
+    (tmp_path / 'a/meta.json').write_text('[]')
+    (tmp_path / 'b/meta.json').write_text('{"recipe": 2, "generator": {"renderer": "raycast"}}')
     write_rendered(tmp_path / 'b', 2, 'room-000034')
     result = cli_here('evaluate', '--model', 'tiny', '--data', 'rendered:a', '--data',
                       'rendered:b', '--json', '--max-depth', '20')
@@ -180,7 +181,8 @@ def test_folders_of_different_recipes_are_given_apart_and_together(cli_here, tin
     counts = [{scene: item['frames'] for scene, item in found['scenes'].items()}
               for found in data['datasets']]
     assert counts == [{'room': 2}, {'room': 2, 'table': 1}, {'room': 4, 'table': 1}]
-    assert data['datasets'][1]['note'].endswith('test split of rendered b, recipe 2')
+    assert data['datasets'][0]['note'].endswith('test split of rendered a')
+    assert data['datasets'][1]['note'].endswith('test split of rendered b, recipe 2, raycast')
     assert data['rows'][-1]['frames'] == 5
     ranges = data['datasets'][2]['ranges']['none']
     assert sum(item['pixels'] for item in ranges) == 5 * (24 * 40 - 3 * 5)
