@@ -35,7 +35,8 @@ def test_the_documents_have_the_figures_of_the_card(script, capsys):
 def test_a_line_has_what_was_measured_and_nothing_else(script):
     lines = script.figures(CARD, 'int8').splitlines()
     assert lines[2] == (
-        '| 410 rendered, unseen scenes: all of these | 0.123 | 0.877 | 0.050 | 0.100 | 0.090 | 0.300 | 0.41 |')
+        '| 410 rendered, unseen scenes: all of these '
+        '| 0.123 | 0.877 | 0.050 | 0.100 | 0.090 | 0.300 | 0.41 |')
     assert lines[3] == (
         '| 1 real: Aloe (Middlebury 2006), no metres |  |  | 0.000 |  | 0.320 | 0.240 |  |')
     assert {line.count('|') for line in lines} == {9}
