@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-import functools
 import json
 import math
 from pathlib import Path
@@ -159,6 +158,7 @@ def points_rows(found: list[View], seed: int) -> Iterator[dict]:
 
 
 def range_rows(found: list[View], seed: int) -> Iterator[dict]:
+    """What a range finder says of one picture: three readings, a third of a second."""
     for level in ('sensor', 'network'):
         rng, errors, stated, offered = np.random.default_rng(seed), [], [], 0
         for view in found:
@@ -167,49 +167,91 @@ def range_rows(found: list[View], seed: int) -> Iterator[dict]:
                 direction = np.array([column, rng.normal(0, 0.1), 1.0])
                 distance = sensors.nearest_in_cone(view.truth, view.camera, direction, CONE_RAD)
                 estimator = PointsEstimator(PointsSettings())
-                estimator.add_ranges(distance * (1 + rng.normal(0, 0.01)), direction, CONE_RAD,
-                                     0.0)
-                scale = estimator.estimate(depth, view.camera, 0.0)
+                scale = Scale('points', state='waiting')
+                for step in range(3):
+                    estimator.add_ranges(distance * (1 + rng.normal(0, 0.01)), direction,
+                                         CONE_RAD, 0.1 * step)
+                    scale = estimator.estimate(depth, view.camera, 0.1 * step)
                 offered += 1
-                if scale.state == 'ok':
+                if scale.state == 'coarse':
                     errors.append(math.log(scale.scale) - true_factor(view.truth, depth))
                     stated.append(scale.uncertainty)
         yield {'table': 'points', 'level': level, 'sensor': 'range, 15 degrees', 'wrong': '',
                **summary(errors, stated, offered)}
 
 
-def range_sequence_rows(found: list[View], seed: int) -> Iterator[dict]:
-    """A range finder as the node runs it, over the views of a scene, half a second apart.
+def halves(view: View) -> Iterator[tuple[slice, Camera, np.ndarray]]:
+    """What a narrower camera sees that turns: columns, camera, direction of the middle."""
+    height, width = view.truth.shape
+    camera, part = view.camera, round(0.6 * width)
+    for left in (0, width - part):
+        yield (slice(left, left + part),
+               Camera((height, part), camera.fx, camera.fy, camera.cx - left, camera.cy),
+               np.array([(left + (part - 1) / 2 - camera.cx) / camera.fx, 0.0, 1.0]))
 
-    One measurement knows the scale of one place; only several views know that of the picture.
+
+def range_sequence_rows(found: list[View], seed: int) -> Iterator[dict]:
+    """A range finder as the node runs it with its defaults, over the views of a scene.
+
+    Each picture is looked at in two halves for half a second each; the sensor looks where the
+    camera looks, measures at 10 Hz, and 30 % of its readings are anything. `first`: when the
+    state becomes `ok`.
     """
     scenes = list(dict.fromkeys(view.scene for view in found))
     by_scene = {name: [view for view in found if view.scene == name] for name in scenes}
     usable = [name for name in scenes if len(by_scene[name]) >= 5]
     for level in ('sensor', 'network'):
-        for smoothing_s in (1.0, 10.0):
-            rng, errors, stated = np.random.default_rng(seed), [], []
+        for how in ('', 'another scene', 'extrinsic off by 20 degrees', 'random distances',
+                    'one distance'):
+            rng = np.random.default_rng(seed)
+            rows: dict[str, tuple[list[float], list[float]]] = {
+                moment: ([], []) for moment in ('coarse', 'first', 'end')}
+            times_s = []
             for scene in usable:
                 factor = math.exp(rng.uniform(-FACTOR, FACTOR))
-                estimator = PointsEstimator(PointsSettings(smoothing_s=smoothing_s))
+                estimator = PointsEstimator(PointsSettings())
+                axis, scale, stamp = rng.normal(size=3), Scale('points', state='waiting'), 0.0
+                seen: dict[str, Scale] = {}
                 factors = []
-                scale = Scale('points', state='waiting')
-                for step, view in enumerate(by_scene[scene]):
+                others = [view for view in found if view.scene != scene]
+                for view in by_scene[scene]:
                     depth = view.depth if level == 'network' else sensors.like_network(
                         view.truth, rng, factor=factor)
-                    direction = np.array([0.0, 0.0, 1.0])
-                    distance = sensors.nearest_in_cone(view.truth, view.camera, direction,
-                                                       CONE_RAD)
-                    estimator.add_ranges(distance * (1 + rng.normal(0, 0.01)), direction,
-                                         CONE_RAD, 0.5 * step)
-                    scale = estimator.estimate(depth, view.camera, 0.5 * step)
                     factors.append(true_factor(view.truth, depth))
+                    other = others[int(rng.integers(len(others)))] if (
+                        how == 'another scene') else view
+                    for columns, camera, direction in halves(view):
+                        towards = direction if not how.startswith('extrinsic') else (
+                            sensors.turned(direction[None], axis, 20.0)[0])
+                        distance = sensors.nearest_in_cone(other.truth, other.camera, towards,
+                                                           CONE_RAD)
+                        picture = np.ascontiguousarray(depth[:, columns])
+                        for _ in range(5):
+                            measured = distance * (1 + rng.normal(0, 0.01))
+                            if how == 'one distance':
+                                measured = 3.0 * (1 + rng.normal(0, 0.01))
+                            if how == 'random distances' or rng.random() < 0.3:
+                                measured = rng.uniform(0.3, 8.0)
+                            estimator.add_ranges(measured, direction, CONE_RAD, stamp)
+                            scale = estimator.estimate(picture, camera, stamp)
+                            stamp += 0.1
+                            if scale.state == 'coarse':
+                                seen.setdefault('coarse', scale)
+                            elif scale.state == 'ok' and 'first' not in seen:
+                                seen['first'] = scale
+                                times_s.append(stamp)
                 if scale.state == 'ok':
+                    seen['end'] = scale
+                for moment, one in seen.items():
                     # a network's own factor differs from view to view: their middle is meant
-                    errors.append(math.log(scale.scale) - float(np.median(factors)))
-                    stated.append(scale.uncertainty)
-            yield {'table': 'sequences', 'level': level, 'sensor': 'range, 15 degrees',
-                   'wrong': '', 'smoothing_s': smoothing_s, **summary(errors, stated, len(usable))}
+                    rows[moment][0].append(math.log(one.scale) - float(np.median(factors)))
+                    rows[moment][1].append(one.uncertainty)
+            for moment, (errors, stated) in rows.items():
+                row = {'table': 'ranges', 'level': level, 'sensor': 'range, 15 degrees',
+                       'wrong': how, 'moment': moment, **summary(errors, stated, len(usable))}
+                if moment == 'first' and times_s:
+                    row['first_estimate_s'] = float(np.median(times_s))
+                yield row
 
 
 def sequence_rows(found: list[View], seed: int) -> Iterator[dict]:
@@ -247,14 +289,16 @@ def sequence_rows(found: list[View], seed: int) -> Iterator[dict]:
                        **summary(errors, stated, len(usable))}
 
 
-def ground_rows(found: list[View], seed: int) -> Iterator[dict]:
-    def floor_of(view: View) -> np.ndarray:
-        v, u = np.mgrid[0:view.truth.shape[0], 0:view.truth.shape[1]]
-        camera = view.camera
-        rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy,
-                         np.ones(u.shape)], -1)
-        return np.abs(view.mount.heights((rays * view.truth[..., None]).astype(np.float32))) < 0.02
+def floor_of(view: View) -> np.ndarray:
+    """Which pixels show the floor."""
+    v, u = np.mgrid[0:view.truth.shape[0], 0:view.truth.shape[1]]
+    camera = view.camera
+    rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy,
+                     np.ones(u.shape)], -1)
+    return np.abs(view.mount.heights((rays * view.truth[..., None]).astype(np.float32))) < 0.02
 
+
+def ground_rows(found: list[View], seed: int) -> Iterator[dict]:
     floors = [floor_of(view) for view in found]
     kinds: dict[str, Callable[[int], bool]] = {
         'rooms with a floor': lambda i: (found[i].scene.startswith('room')
@@ -274,7 +318,8 @@ def ground_rows(found: list[View], seed: int) -> Iterator[dict]:
                     offered += 1
                     depth = network_of(view, level, rng)
                     up = sensors.turned(np.array([view.mount.up]), rng.normal(size=3), tilt)[0]
-                    estimator = GroundEstimator(GroundSettings(estimate_tilt=from_floor))
+                    estimator = GroundEstimator(
+                        GroundSettings(estimate_tilt=from_floor, views=1))
                     estimator.set_mount(Mount(tuple(up), view.mount.height_m))
                     scale = estimator.estimate(depth, view.camera, 0.0)
                     if scale.state == 'ok':
@@ -290,6 +335,66 @@ def ground_rows(found: list[View], seed: int) -> Iterator[dict]:
                 if of_floor:
                     row['median_error_of_floor'] = float(np.median(of_floor))
                 yield row
+
+
+def is_table(view: View) -> bool:
+    """True for scenes whose camera looks down at a table."""
+    return view.scene.removeprefix('hostile ').startswith(('table', 'close'))
+
+
+def ground_sequence_rows(found: list[View], seed: int) -> Iterator[dict]:
+    """The floor as the node looks for it with its defaults, over the views of a scene.
+
+    Half a second per view. A lock is wrong when the state is `ok` and the factor is more than
+    25 % above the floor's own: a plane that is nearer than the floor was taken for it. Without a
+    floor in sight the scene's factor stands for it.
+    """
+    scenes = list(dict.fromkeys(view.scene for view in found))
+    floors = {id(view): floor_of(view) for view in found}
+    share = {key: float(floor.mean()) for key, floor in floors.items()}
+    by_scene = [[view for view in found if view.scene == name] for name in scenes]
+    kinds: dict[str, list[list[View]]] = {
+        'rooms, floor in three views': [
+            views for views in by_scene if sum(share[id(view)] > 0.05 for view in views) >= 3
+            and not is_table(views[0])],
+        'tables, floor in three views': [
+            views for views in by_scene if sum(share[id(view)] > 0.05 for view in views) >= 3
+            and is_table(views[0])],
+        'views without a floor': [
+            2 * bare for views in by_scene
+            if (bare := [view for view in views if share[id(view)] <= 0.01])],
+        'one picture without a floor': [[view] for view in found if share[id(view)] <= 0.01],
+    }
+    for level in ('sensor', 'network'):
+        for kind, sequences in kinds.items():
+            rng, errors, stated = np.random.default_rng(seed), [], []
+            wrong = ever = 0
+            for views in sequences:
+                factor = math.exp(rng.uniform(-FACTOR, FACTOR))
+                estimator = GroundEstimator()
+                scale, stamp, bad, locked = Scale('ground', state='waiting'), 0.0, False, False
+                depths = {id(view): view.depth if level == 'network' else sensors.like_network(
+                    view.truth, rng, factor=factor) for view in views}
+                true = float(np.median([true_factor(view.truth, depths[id(view)])
+                                        for view in views]))
+                shown = [view for view in views if share[id(view)] > 0.05]
+                floor = float(np.median([
+                    true_factor(view.truth[floors[id(view)]], depths[id(view)][floors[id(view)]])
+                    for view in shown])) if shown else true
+                for view in views:
+                    estimator.set_mount(view.mount)
+                    for _ in range(3 if len(views) > 1 else 9):
+                        scale = estimator.estimate(depths[id(view)], view.camera, stamp)
+                        stamp += 1 / 6
+                    locked |= scale.state == 'ok'
+                    bad |= scale.state == 'ok' and math.log(scale.scale) - floor > 0.25
+                wrong, ever = wrong + bad, ever + locked
+                if scale.state == 'ok':
+                    errors.append(math.log(scale.scale) - true)
+                    stated.append(scale.uncertainty)
+            yield {'table': 'ground sequences', 'level': level, 'sensor': kind, 'wrong': '',
+                   'ever_locked': ever, 'wrong_locks': wrong,
+                   **summary(errors, stated, len(sequences))}
 
 
 def affine_rows(found: list[View], seed: int) -> Iterator[dict]:
@@ -315,7 +420,7 @@ def affine_rows(found: list[View], seed: int) -> Iterator[dict]:
                **summary(errors, stated, len(found))}
 
 
-def clip_rows(seed: int) -> Iterator[dict]:
+def clip_rows(_: list[View], seed: int) -> Iterator[dict]:
     """The bundled network on the demo's clip, two seconds of motion, as the node runs it."""
     clip = load_clip(bundled_clip())
     keep = Keep()
@@ -395,6 +500,20 @@ def times(found: list[View]) -> dict[str, float]:
     return result
 
 
+TABLES: dict[str, tuple[Callable[[list[View], int], Iterator[dict]], ...]] = {
+    'points': (points_rows,), 'ranges': (range_rows, range_sequence_rows),
+    'sequences': (sequence_rows,), 'ground': (ground_rows,),
+    'ground sequences': (ground_sequence_rows,), 'relative network': (affine_rows,),
+    'clip': (clip_rows,)}
+
+
+def table_of(row: dict) -> str:
+    """Return which of TABLES a row is from."""
+    if row['sensor'].startswith('range'):
+        return 'ranges'
+    return 'points' if row['table'] == 'useless' else row['table']
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -402,6 +521,10 @@ def main() -> int:
     parser.add_argument('--splits', default='val,test', help='(val,test)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', type=Path, default=RESULTS, help='folder (docs/results)')
+    parser.add_argument('--hostile', type=Path, help='more rendered frames, all of their splits, '
+                        'for the sequences of the source ground')
+    parser.add_argument('--tables', default='', help='measure only these again, comma separated, '
+                        'and keep the rest: ' + ', '.join(TABLES))
     parser.add_argument('--times', action='store_true',
                         help='measure the times again, on an idle machine, and keep the rest')
     args = parser.parse_args()
@@ -413,28 +536,47 @@ def main() -> int:
         path.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
         print(document['times'])
         return 0
-    rows = []
+    wanted = args.tables.split(',') if args.tables else list(TABLES)
+    if unknown := set(wanted) - set(TABLES):
+        parser.error(f'--tables {", ".join(sorted(unknown))}: expected {", ".join(TABLES)}')
+    document = json.loads(path.read_text(encoding='utf-8')) if args.tables else {}
+    before = document.get('rows', [])
+    hostile = [] if args.hostile is None or 'ground sequences' not in wanted else list(
+        views(args.hostile, ['train', 'val', 'test']))
+    for view in hostile:
+        view.scene = f'hostile {view.scene}'  # both folders number their scenes from 0
+    kept: dict[str, list[dict]] = {name: [] for name in TABLES}
+    for row in before:
+        kept[table_of(row)].append(row)
     print(f'{"":66}{"estimates":>11}{"error":>6}{"p90":>8}{"stated":>8}{"in 2 s":>8}{">10 %":>7}')
-    tables = (points_rows, range_rows, sequence_rows, range_sequence_rows, ground_rows,
-              affine_rows)
-    for rows_of in (*(functools.partial(make, found) for make in tables), clip_rows):
-        for row in rows_of(args.seed):
-            rows.append(row)
+    for name in wanted:
+        kept[name] = []
+        pictures = found + hostile if name == 'ground sequences' else found
+        for row in (row for make in TABLES[name] for row in make(pictures, args.seed)):
+            kept[name].append(row)
             title = f'{row["table"]}, {row["level"]}: {row["sensor"]}'
             title += f', {row["wrong"]}' if row['wrong'] else ''
-            if 'smoothing_s' in row:
-                title += f', smoothed over {row["smoothing_s"]:g} s'
+            title += f', {row["moment"]}' if 'moment' in row else ''
             numbers = ''.join(f'{100 * row[key]:7.1f}%' for key in (
                 'median_error', 'p90_error', 'median_uncertainty', 'within_2_sigma')
             ) + f'{row["errors_above_10_percent"]:7d}' if row['estimates'] else ''
             extra = row.get('median_error_of_floor')
             first = row.get('first_estimate_s')
             title += f', from {first:.1f} s on' if first is not None else ''
+            if 'wrong_locks' in row:
+                numbers += f'  {row["ever_locked"]} locked, {row["wrong_locks"]} wrong'
             print(f'{title:<66}{row["estimates"]:6d}/{row["pictures"]:<4d}{numbers}'
                   + (f'  floor {100 * extra:.1f}%' if extra is not None else ''), flush=True)
-    document = {'frames': len(found), 'splits': args.splits, 'seed': args.seed,
-                'machine': platform.machine(), 'numpy': np.__version__, 'times': times(found),
-                'network': of_network(found), 'rows': rows}
+    rows = [row for name in TABLES for row in kept[name]]
+    if args.tables:
+        document['rows'] = rows
+        if hostile:
+            document['hostile_frames'] = len(hostile)
+    else:
+        document = {'frames': len(found), 'splits': args.splits, 'seed': args.seed,
+                    'machine': platform.machine(), 'numpy': np.__version__,
+                    'times': times(found), 'network': of_network(found),
+                    'hostile_frames': len(hostile), 'rows': rows}
     print(document['times'], document['network'])
     args.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')

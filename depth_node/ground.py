@@ -9,6 +9,7 @@ import cv2
 from depth_node.camera import Camera
 from depth_node.scale import Estimate, Scale, ScaleTracker, TrackSettings
 from depth_node.scale_fit import BLOCKS, MIN_ERROR, MIN_SPREAD, few_blocks, median
+from depth_node.scale_views import Views
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,6 +69,9 @@ class GroundSettings(TrackSettings):
         max_tilt_deg: a plane that is tilted by more against the mount's floor is refused.
         height_error: relative standard deviation of the mount's height.
         min_share: share of the image that the floor must fill.
+        views: in how many pictures that differ the same floor must be seen before its scale comes
+            into force; one is enough where `low` and `high` are close to each other, because a
+            table top is then known by its factor.
     """
 
     estimate_tilt: bool = False
@@ -75,13 +79,20 @@ class GroundSettings(TrackSettings):
     max_tilt_deg: float = 12.0
     height_error: float = 0.01
     min_share: float = 0.04
+    views: int = 3
 
     def __post_init__(self) -> None:
         """Refuse settings that let nothing pass."""
         super().__post_init__()
-        for name in ('tilt_error_deg', 'max_tilt_deg', 'height_error', 'min_share'):
+        for name in ('tilt_error_deg', 'max_tilt_deg', 'height_error', 'min_share',
+                     'views'):
             if not getattr(self, name) > 0:
                 raise ValueError(f'scale: {name} {getattr(self, name)}, expected more than 0')
+
+    @property
+    def narrow(self) -> bool:
+        """True where the bounds of the factor tell a floor from a table top."""
+        return self.high <= _NARROW * self.low
 
 
 class GroundEstimator:
@@ -100,7 +111,9 @@ class GroundEstimator:
         # A table top before the camera looks like a floor that came nearer: it takes the place of
         # the floor only when the floor has not been seen for as long as an estimate lasts.
         self._tracker = ScaleTracker('ground', self._settings,
-                                     patience_s=self._settings.max_age_s)
+                                     patience_s=self._settings.max_age_s, smaller_first=True,
+                                     gate=_GATE)
+        self._views = Views(_CHANGE, _SHARE)
         self._mount: Mount | None = None
 
     @property
@@ -125,6 +138,7 @@ class GroundEstimator:
     def reset(self) -> None:
         """Forget what came from earlier images."""
         self._tracker.reset()
+        self._views.reset()
 
     def estimate(self, depth: NDArray[np.float32], camera: Camera, stamp: float) -> Scale:
         """Return the correction for one image; see `ScaleEstimator`.
@@ -137,8 +151,13 @@ class GroundEstimator:
         found = self._fit(depth, camera)
         if isinstance(found, str):
             self._tracker.refuse(found)
-        else:
+        elif self._settings.narrow or self._settings.views == 1:
             self._tracker.add(found, stamp)
+        else:
+            # all pictures of a camera that stands still say the same, right or wrong
+            new = self._views.new(depth)
+            if self._tracker.add(found, stamp, self._settings.views, new=new) and new:
+                self._views.count(depth)
         return self._tracker.scale(stamp)
 
     def _fit(self, depth: NDArray[np.float32], camera: Camera) -> Estimate | str:
@@ -156,8 +175,13 @@ class GroundEstimator:
         # the floor is a part of the picture, and the rest may be off against it
         error = math.sqrt(plane.error**2 + settings.height_error**2
                           + (_REST * settings.local_error) ** 2)
+        note, proven = plane.note, settings.narrow or plane.beyond >= _MIN_BEYOND
+        if not proven:
+            note = ('the picture shows next to nothing but what lies below the camera: a table '
+                    'top would look like this floor; look up a little, or set scale.low and '
+                    'scale.high around the factor that is known')
         return Estimate(np.array([math.log(factor)]), np.array([[error * error]]),
-                        support=plane.pixels, note=plane.note)
+                        support=plane.pixels, proven=proven, note=note)
 
 
 @dataclass(frozen=True)
@@ -169,6 +193,8 @@ class Floor:
         error: relative standard error of that.
         up: unit vector against gravity by the plane itself, in the optical frame.
         pixels: of the image that agree with it.
+        beyond: share of the image that lies above the horizon or little below it, where the
+            floor would end and something below a table top would be seen.
         note: what a reader of the status should know.
     """
 
@@ -176,6 +202,7 @@ class Floor:
     error: float
     up: tuple[float, float, float]
     pixels: int
+    beyond: float = 0.0
     note: str = ''
 
 
@@ -235,21 +262,23 @@ def find_floor(depth: NDArray[np.float32], camera: Camera, mount: Mount,
     if share < _MIN_LEVEL_SHARE:
         return (f'several levels: only {100 * share:.0f} % of what is level lies on the lowest '
                 'one (stairs?)')
-    deeper = np.count_nonzero(log_height[below] > lowest + _BELOW) / np.count_nonzero(below)
-    if deeper > _MAX_BELOW:
-        return (f'{100 * deeper:.0f} % of what is seen below the camera lies below the lowest '
-                'level surface: it is no floor (a table top?), or the tilt is wrong')
     near = level & (np.abs(log_height - lowest) < 2 * _WINDOW)
     plane = _fit_plane(near, q, x, y, up, settings)
     if isinstance(plane, str):
         return plane
     height, error, found_up, agreeing = plane
+    # behind the edge of a table something lies below it, and nothing lies below a floor
+    deeper = float(np.count_nonzero(log_height[below] > math.log(height) + _BELOW)) / q.size
+    if deeper > _MAX_BELOW:
+        return (f'{100 * deeper:.1f} % of the picture lies below the lowest level surface: it is '
+                'no floor (a table top?), or the tilt is wrong')
     note = ''
     if len(levels) > 1:
         note = (f'{len(levels)} level surfaces: took the lowest, '
                 f'{100 * (math.exp(lowest - levels[0][0]) - 1):.0f} % farther below the camera '
                 'than the highest')
-    return Floor(height, error, found_up, agreeing * step * step, note)
+    beyond = 1 - float(np.count_nonzero(steep)) / q.size
+    return Floor(height, error, found_up, agreeing * step * step, beyond, note)
 
 
 def _levels(log_height: NDArray[np.float64], wanted: float) -> list[tuple[float, float]]:
@@ -365,6 +394,17 @@ _BIN = 0.02  # of the histogram of log heights
 _WINDOW = 0.12  # half width of a level, log
 _MIN_OF_LARGEST = 0.3  # a level has at least this share of the largest one's pixels
 _MIN_LEVEL_SHARE = 0.35  # of all that is level
-_BELOW = 0.35  # log: so much lower than the floor is below it
-_MAX_BELOW = 0.15
+# Log: what is so much lower than the floor is below it. On rendered frames less than one floor in
+# a hundred of the bundled network, and none of a good one, has so much of the picture below it;
+# of the table tops three quarters (benchmarks/scale.py).
+_BELOW = 0.3
+_MAX_BELOW = 0.005
+_MIN_BEYOND = 0.08  # of the picture, in which the end of a table would show
+# Floors of several pictures share what makes their stated errors, so that right ones are closer to
+# each other than those say.
+_GATE = 2.0
+_NARROW = 2.0  # ratio of scale.high to scale.low
+# The picture is another one when a seventh of it lies at a depth that differs by this share: a
+# floor looks alike from everywhere, only what stands on it changes.
+_CHANGE, _SHARE = 0.1, 0.15
 _FREE_TILT_DEG = 15.0

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 SOURCES = ('model', 'fixed', 'points', 'ground')
 SPACES = ('depth', 'inv_depth')
-# ok: in force and recent; waiting: no estimate yet; held: the last good one while its source is
-# silent; refused: what the source said could not be used.
-STATES = ('ok', 'waiting', 'held', 'refused')
+# ok: in force and recent; coarse: in force, but from too few places to be exact; waiting: no
+# estimate yet; held: the last good one while its source is silent; refused: what the source said
+# could not be used.
+STATES = ('ok', 'coarse', 'waiting', 'held', 'refused')
 WHEN_STALE = ('hold', 'model', 'blank')
 
 
@@ -179,6 +180,7 @@ class Estimate:
         support: how many measurements agree with it.
         proven: False where nothing in the measurement could have contradicted it; such an
             estimate confirms the one in force and does nothing else.
+        coarse: True where it knows too little of the picture to be exact.
         note: what a reader of the status should know.
     """
 
@@ -188,6 +190,7 @@ class Estimate:
     at: tuple[float, ...] = ()
     support: int = 0
     proven: bool = True
+    coarse: bool = False
     note: str = ''
 
     @property
@@ -237,7 +240,8 @@ class ScaleTracker:
         problem: why the newest image gave no estimate, '' where it did.
     """
 
-    def __init__(self, source: str, settings: TrackSettings, *, patience_s: float = 0.0) -> None:
+    def __init__(self, source: str, settings: TrackSettings, *, patience_s: float = 0.0,
+                 smaller_first: bool = False, gate: float = 2.5) -> None:
         """Begin without any estimate.
 
         Args:
@@ -245,10 +249,15 @@ class ScaleTracker:
             settings: see there.
             patience_s: how long estimates must contradict the average before they replace it;
                 at least three of them in any case.
+            smaller_first: a smaller factor outranks a larger one: it does not need patience, and
+                larger ones do not count while it waits for its confirmations.
+            gate: estimates that are closer than this many standard deviations confirm each other.
         """
         self.source = source
         self.settings = settings
         self.patience_s = patience_s
+        self.smaller_first = smaller_first
+        self.gate = gate
         self.reset()
 
     def reset(self) -> None:
@@ -265,34 +274,40 @@ class ScaleTracker:
         """Note that an image gave no estimate."""
         self.problem = reason
 
-    def add(self, estimate: Estimate, stamp: float, confirmations: int = 1) -> None:
+    def add(self, estimate: Estimate, stamp: float, confirmations: int = 1, *,
+            new: bool = True) -> bool:
         """Take the estimate of one image, or note in `problem` why not.
 
         Args:
             estimate: of one image.
             stamp: time of its measurements, seconds.
             confirmations: how many must agree with each other before they come into force.
+            new: False where it says nothing that the one before did not say; it then counts as
+                no confirmation.
+
+        Returns:
+            True where it came into force or counted as a confirmation.
         """
         self.problem = self._objection(estimate)
         if self.problem:
-            return
+            return False
         if stamp < self._stamp - self.settings.max_age_s:
             self.reset()  # the clock went back: another recording
         state = self._state
         if state is None or not self._agree(estimate, state, _GATE):
-            self._replace(estimate, stamp, confirmations)
-            return
+            return self._replace(estimate, stamp, confirmations, new)
         self._rival, self._rivals = None, 0
         gap = abs(stamp - self._stamp)
         smoothing = self.settings.smoothing_s
         kept = self._weight * math.exp(-gap / smoothing) if smoothing > 0 else 0.0
         own = 1.0 / (1.0 + kept)
         old = (1 - own) * inverse(state.covariance)
-        new = own * inverse(estimate.covariance)
-        covariance = inverse(old + new)
-        mean = covariance @ (old @ state.parameters + new @ estimate.parameters)
+        new_weight = own * inverse(estimate.covariance)
+        covariance = inverse(old + new_weight)
+        mean = covariance @ (old @ state.parameters + new_weight @ estimate.parameters)
         self._state = replace(estimate, parameters=mean, covariance=covariance)
         self._weight, self._stamp = 1.0 + kept, max(stamp, self._stamp)
+        return True
 
     def scale(self, stamp: float) -> Scale:
         """Return the correction in force at a time."""
@@ -302,7 +317,7 @@ class ScaleTracker:
         age = stamp - self._stamp
         note = state.note
         if -settings.max_age_s <= age <= settings.max_age_s:
-            condition = 'ok'
+            condition = 'coarse' if state.coarse else 'ok'
             if self.problem:
                 note = f'newest measurement not used: {self.problem}'
         else:
@@ -346,36 +361,44 @@ class ScaleTracker:
             one.parameters.size == other.parameters.size == 1
             and abs(one.scale / other.scale - 1) < _SAME)
 
-    def _replace(self, estimate: Estimate, stamp: float, confirmations: int) -> None:
-        """Begin from an estimate, once it has repeated itself."""
+    def _replace(self, estimate: Estimate, stamp: float, confirmations: int, new: bool) -> bool:
+        """Begin from an estimate, once it has repeated itself; return whether it counted."""
         state = self._state
         if state is not None and not abs(stamp - self._stamp) <= self.settings.max_age_s:
             state = None  # stale: nothing is left to defend
         if not estimate.proven:
             self.problem = estimate.note if state is None else _CONTRADICTS.format(
                 estimate.scale, state.scale)
-            return
-        if self._rival is None or not self._agree(estimate, self._rival, _RIVAL_GATE) or (
-                not abs(stamp - self._rival_stamp) <= self.settings.max_age_s):
-            self._rival_since, self._rivals = stamp, 0
+            return False
+        rival = self._rival
+        if rival is not None and not abs(stamp - self._rival_stamp) <= self.settings.max_age_s:
+            rival = None
+        if rival is not None and not self._agree(estimate, rival, self.gate):
+            if self.smaller_first and estimate.scale > rival.scale:
+                self.problem = _CONTRADICTS.format(estimate.scale, rival.scale)
+                return False
+            rival = None
+        if rival is None:
+            self._rival_since, self._rivals, new = stamp, 0, True
         self._rival_stamp = stamp
-        self._rival, self._rivals = estimate, self._rivals + 1
+        self._rival, self._rivals = estimate, self._rivals + new
         needed = confirmations if state is None else max(confirmations, 3)
+        smaller = self.smaller_first and state is not None and estimate.scale < state.scale
         waited = stamp - self._rival_since
-        if self._rivals >= needed and (state is None or waited >= self.patience_s):
+        if self._rivals >= needed and (state is None or smaller or waited >= self.patience_s):
             self._state, self._weight, self._stamp = estimate, 1.0, stamp
             self._rival, self._rivals = None, 0
         elif state is None:
             self.problem = (f'factor {estimate.scale:.3g} found {self._rivals} time(s), needs '
-                            f'{needed} that agree')
+                            f'{needed} that agree' + ('' if new else
+                                                      ' in pictures that differ: move the camera'))
         else:
             self.problem = _CONTRADICTS.format(estimate.scale, state.scale)
+        return new
 
 
 _CONTRADICTS = ('factor {:.3g} contradicts {:.3g}, the estimate so far; waiting whether it stays')
 # Estimates farther apart than this many standard deviations contradict each other, ...
 _GATE = 4.0
-# ... when one has to confirm the other this many, ...
-_RIVAL_GATE = 2.5
 # ... unless their factors differ by less than this share.
 _SAME = 0.02

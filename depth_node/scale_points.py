@@ -23,6 +23,8 @@ from depth_node.scale_fit import (
     search_affine,
     shortest_half,
 )
+from depth_node.scale_ranges import Cone, Ranges
+from depth_node.scale_views import Views
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,9 +54,6 @@ _STUCK = 1e-3
 # Where a shift is fitted to a network with metres of its own: expected shift as a share of the
 # measured inverse depth.
 _SHIFT_SHARE = 0.2
-# Share of a cone's pixels that are nearer than what returned the echo: a network blurs what
-# is small and near.
-_NEAREST = 0.02
 _SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -69,19 +68,22 @@ class PointsSettings(TrackSettings):
         sync_tolerance_s: how far measurement and image may be apart, seconds.
         confirmations: how many measurements must agree with each other before a first estimate
             comes into force; does not apply to ranges.
+        places: how many places of the scene a range finder must have seen before its estimate is
+            `ok` and not `coarse`.
     """
 
     fit: str = 'auto'
     min_points: int = 20
     sync_tolerance_s: float = 0.1
     confirmations: int = 3
+    places: int = 6
 
     def __post_init__(self) -> None:
         """Refuse settings that let nothing pass."""
         super().__post_init__()
         if self.fit not in FITS:
             raise ValueError(f'scale: fit {self.fit!r}, expected one of {", ".join(FITS)}')
-        for name in ('min_points', 'sync_tolerance_s', 'confirmations'):
+        for name in ('min_points', 'sync_tolerance_s', 'confirmations', 'places'):
             if not getattr(self, name) > 0:
                 raise ValueError(f'scale: {name} {getattr(self, name)}, expected more than 0')
 
@@ -97,18 +99,10 @@ class PointsSettings(TrackSettings):
 
 
 @dataclass(frozen=True)
-class _Cone:
-    distance_m: float
-    direction: Floats
-    half_angle_rad: float
-    origin: Floats
-
-
-@dataclass(frozen=True)
 class _Measurement:
     stamp: float
     points: NDArray[np.float32]
-    cone: _Cone | None = None
+    cone: Cone | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +131,7 @@ class PointsEstimator:
         self._waiting: deque[_Measurement] = deque(maxlen=_MAX_SETS)
         self._grids: deque[_Grid] = deque(maxlen=_MAX_GRIDS)
         self._evidence = Evidence()
+        self._ranges = Ranges()
         self.problem = ''
 
     @property
@@ -150,6 +145,7 @@ class PointsEstimator:
             if (settings.space, settings.affine) != (self._settings.space, self._settings.affine):
                 self._tracker.reset()
                 self._evidence = Evidence()
+                self._ranges = Ranges()
             self._settings = settings
             self._tracker.settings = settings
 
@@ -200,7 +196,7 @@ class PointsEstimator:
         if not 0 < distance_m < math.inf:  # REP 117: Inf and NaN are no measurement
             return
         self._put(_Measurement(stamp, np.empty((0, 3), np.float32),
-                               _Cone(distance_m, axis / length, half_angle_rad, place)))
+                               Cone(distance_m, axis / length, half_angle_rad, place)))
 
     def _put(self, measurement: _Measurement) -> None:
         if math.isfinite(measurement.stamp):
@@ -214,6 +210,7 @@ class PointsEstimator:
             self._grids.clear()
             self._tracker.reset()
             self._evidence = Evidence()
+            self._ranges = Ranges()
             self.problem = ''
 
     def estimate(self, depth: NDArray[np.float32], camera: Camera, stamp: float) -> Scale:
@@ -234,7 +231,7 @@ class PointsEstimator:
         if reason:
             tracker.refuse(reason)
         for measurement, grid in due:
-            found = _fit_cone(measurement.cone, grid, settings) if measurement.cone else (
+            found = self._fit_range(measurement, grid, settings) if measurement.cone else (
                 _fit_points(measurement.points, grid, settings, self._evidence))
             if isinstance(found, str):
                 tracker.refuse(found)
@@ -243,6 +240,15 @@ class PointsEstimator:
                             1 if measurement.cone else settings.confirmations)
         self.problem = tracker.problem
         return tracker.scale(stamp)
+
+    def _fit_range(self, measurement: _Measurement, grid: _Grid,
+                   settings: PointsSettings) -> Estimate | str:
+        if settings.affine:
+            return ('a range is one distance, and scale and shift are two numbers: choose '
+                    'scale.fit scale, or a sensor with more points')
+        assert measurement.cone is not None
+        return self._ranges.add(measurement.cone, grid.depth, grid.camera, measurement.stamp,
+                                settings.local_error, settings.places)
 
     def _due(self, stamp: float) -> tuple[list[tuple[_Measurement, _Grid]], str]:
         """Take out the measurements whose image is there, with the nearest image each."""
@@ -553,7 +559,7 @@ class Evidence:
 
     def __init__(self) -> None:
         self._matches: deque[tuple[float, float]] = deque(maxlen=_VIEWS)
-        self._seen: Floats = np.empty((0, 0))
+        self._views = Views(_NEW_VIEW, 0.25)
 
     def add(self, match: Match, depth: NDArray[np.float32]) -> None:
         """Count a view, if it is a new one.
@@ -562,15 +568,9 @@ class Evidence:
             match: of the measurements with it.
             depth: (h, w) the network's depth.
         """
-        rows, columns = (max(1, side // 8) for side in depth.shape)
-        with np.errstate(invalid='ignore', divide='ignore'):
-            now = np.log(np.abs(depth[rows // 2::rows, columns // 2::columns], dtype=np.float64))
-            if now.shape == self._seen.shape:
-                change = np.abs(now - self._seen)
-                if not np.mean(change > _NEW_VIEW) > 0.25:
-                    return
-        self._seen = now
-        self._matches.append((math.log(match.chance), math.log(match.displaced)))
+        if self._views.new(depth):
+            self._views.count(depth)
+            self._matches.append((math.log(match.chance), math.log(match.displaced)))
 
     @property
     def proves(self) -> bool:
@@ -592,55 +592,3 @@ def _typical(grid: _Grid, parameters: Floats, inverse: bool) -> tuple[tuple[floa
     if not usable.size:
         return (), 0.0
     return tuple(np.quantile(usable, (0.1, 0.5, 0.9)).tolist()), usable.size / value.size
-
-
-def _fit_cone(cone: _Cone, grid: _Grid, settings: PointsSettings) -> Estimate | str:
-    """Return the factor that a range asks for, or why there is none."""
-    if settings.affine:
-        return ('a range is one distance, and scale and shift are two numbers: choose scale.fit '
-                'scale, or a sensor with more points')
-    height, width = grid.depth.shape
-    camera = grid.camera
-    with np.errstate(over='ignore'):
-        x = (np.arange(width, dtype=np.float32) - np.float32(camera.cx)) / np.float32(camera.fx)
-        y = (np.arange(height, dtype=np.float32) - np.float32(camera.cy)) / np.float32(camera.fy)
-    log_factor = 0.0
-    ranges = np.empty(0, np.float32)
-    # The place of a sensor beside the camera is in metres and the network's depth is not yet:
-    # the factor decides which pixels the cone holds, so it is found by iteration.
-    ahead = float(cone.origin @ cone.direction)
-    for _ in range(6):
-        depth = grid.depth * np.float32(math.exp(log_factor))
-        dx, dy, dz = (depth * x - np.float32(cone.origin[0]),
-                      depth * y[:, None] - np.float32(cone.origin[1]),
-                      depth - np.float32(cone.origin[2]))
-        distance = np.sqrt(dx * dx + dy * dy + dz * dz)
-        along = (dx * np.float32(cone.direction[0]) + dy * np.float32(cone.direction[1])
-                 + dz * np.float32(cone.direction[2]))
-        limit = max(cone.half_angle_rad, 1.5 / min(camera.fx, camera.fy))
-        inside = along >= np.float32(math.cos(limit)) * distance
-        inside &= np.isfinite(distance)
-        ranges = distance[inside]
-        if ranges.size < 4:
-            return ('the cone of the range lies outside of the picture, or where the network '
-                    'gives no depth')
-        nearest = float(np.quantile(ranges, _NEAREST))
-        # along the axis it is sensor and camera together that grow with the factor
-        both = max(cone.distance_m + ahead, 1e-3) / max(nearest + ahead, 1e-3)
-        step = math.log(both)
-        log_factor = min(max(log_factor + step, -20.0), 20.0)
-        if abs(step) < 1e-3 or not cone.origin.any():
-            break
-    # pixels of the whole spot at that distance: how much of it the picture shows
-    away = float(cone.origin[2] + cone.distance_m * cone.direction[2])
-    radius = cone.distance_m * math.tan(limit) / max(away, 1e-3)
-    whole = math.pi * radius**2 * camera.fx * camera.fy / max(float(cone.direction[2]), 0.1)
-    if ranges.size < 0.5 * whole:
-        return ('more than half of the cone of the range lies outside of the picture: what it '
-                'measured may lie there')
-    near, wide = (float(value) for value in np.quantile(ranges, (_NEAREST, 0.3)))
-    # what returns the echo is not always the very nearest
-    error = math.hypot(settings.local_error, math.log(wide / near) / 2)
-    return Estimate(np.array([log_factor]), np.array([[error * error]]), support=1,
-                    note='one distance: nothing could show that it does not belong to the '
-                         'picture')

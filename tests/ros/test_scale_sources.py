@@ -182,12 +182,15 @@ def test_range_scales_the_depth(peer: Peer) -> None:
         0.0, 0.0, 0.0, math.pi / 2, -math.pi / 2, 0.0])
     v, u = np.mgrid[:HEIGHT, :WIDTH]
     inside = np.hypot((u - CX) / FX, (v - CY) / FY) < math.tan(0.15)
-    nearest = float(np.quantile(NETWORK[inside], 0.05))
+    nearest = float(np.quantile(NETWORK[inside], 0.005))
     rig.use(Range, lambda stamp: peer.stamped(Range(
         field_of_view=0.3, min_range=0.1, max_range=5.0, range=FACTOR * nearest), stamp, 'sonar'))
     rig.until_factor(FACTOR, 0.05)
-    values = values_of(rig.check(lambda status: status.level == OK))
-    assert (values['type'], values['support']) == ('Range', '1')
+    # one place of one picture: in force, but not exact
+    status = rig.check(lambda status: values_of(status).get('state') == 'coarse')
+    assert 'other parts of the scene' in status.message
+    assert values_of(status)['type'] == 'Range'
+    assert int(values_of(status)['support']) >= 3
 
 
 def test_silent_source_is_held_then_dealt_with_as_asked(peer: Peer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import math
 import time
 
@@ -17,11 +18,14 @@ import pytest
 import raycast
 from raycast import CAMERA, Pose
 
+# so close together, the bounds tell a table top from a floor
+KNOWN = GroundSettings(low=0.9, high=1.8)
 ROOM = ((-1.0, -3.0, 0.0), (5.0, 3.0, 2.6))
 
 
 def estimate(depth, mount, wanted=None, camera=CAMERA):
-    estimator = GroundEstimator(wanted)
+    """What one picture says; how many it takes has tests of its own."""
+    estimator = GroundEstimator(replace(wanted or GroundSettings(), views=1))
     estimator.set_mount(mount)
     return estimator.estimate(depth, camera, 1.0), estimator
 
@@ -138,10 +142,10 @@ def test_of_two_levels_the_lower_is_the_floor_and_the_note_says_so():
     table = ((0.9, -0.9, 0.0), (1.8, 0.3, 0.45))
     pose = Pose.looking((0.0, 0.0, 1.1), 0.0, 32.0)
     depth = raycast.depth_of([ROOM, table], pose)
-    found, _ = estimate(depth, pose.mount)
+    found, _ = estimate(depth, pose.mount, KNOWN)
     assert found.scale == pytest.approx(1.0, rel=0.02)
     assert 'lowest' in found.note
-    found, _ = estimate(depth / np.float32(1.7), pose.mount)
+    found, _ = estimate(depth / np.float32(1.7), pose.mount, KNOWN)
     assert found.scale == pytest.approx(1.7, rel=0.02)
 
 
@@ -165,19 +169,105 @@ def test_a_table_top_with_something_below_it_is_no_floor():
 
 
 def test_a_table_that_fills_the_picture_is_known_by_the_bounds_or_by_what_was_seen_before():
-    pose = Pose.looking((0.0, 0.0, 1.2), 0.0, 35.0)
+    pose = Pose.looking((0.0, 0.0, 1.2), 0.0, 20.0)
     floor = raycast.depth_of([ROOM], pose)
     table = raycast.depth_of([ROOM, ((-1.0, -3.0, 0.0), (5.0, 3.0, 0.75))], pose)
     found, estimator = estimate(table, pose.mount, GroundSettings(low=0.6, high=1.6))
     assert found.state == 'refused'
     assert 'scale.high' in estimator.problem
-    estimator = GroundEstimator(GroundSettings(high=5.0, max_age_s=3.0))
+    estimator = GroundEstimator(GroundSettings(high=5.0, max_age_s=3.0, views=1))
     estimator.set_mount(pose.mount)
     assert estimator.estimate(floor, CAMERA, 0.0).scale == pytest.approx(1.0, rel=0.01)
     for tenth in range(1, 30):
         found = estimator.estimate(table, CAMERA, tenth / 10)
         assert found.scale == pytest.approx(1.0, rel=0.01)
         assert 'contradicts' in found.note
+
+
+# --- what only several pictures can tell
+
+def views(boxes, count=6, pitch=20.0, height=1.2):
+    """Pictures of a camera that turns by 25 degrees from one to the next."""
+    for step in range(count):
+        pose = Pose.looking((0.0, 0.0, height), 25.0 * step - 60, pitch)
+        yield raycast.depth_of(boxes, pose), pose.mount
+
+
+def drive(boxes, wanted=None, estimator=None, start=0.0, **how):
+    """Show each view for half a second; return all scales and the estimator."""
+    estimator = estimator or GroundEstimator(wanted)
+    found = []
+    for number, (depth, mount) in enumerate(views(boxes, **how)):
+        estimator.set_mount(mount)
+        found += [estimator.estimate(depth, CAMERA, start + 0.5 * number + 0.1 * tenth)
+                  for tenth in range(5)]
+    return found, estimator
+
+
+def test_a_floor_is_believed_in_the_third_picture_that_differs():
+    found, _ = drive([ROOM])
+    states = [one.state for one in found]
+    assert states == ['refused'] * 10 + ['ok'] * 20
+    assert 'move the camera' in found[9].note
+    assert all(one.scale == pytest.approx(1.0, rel=0.01) for one in found[10:])
+
+
+def test_a_camera_that_stands_still_proves_nothing_however_long():
+    pose = Pose.looking((0.0, 0.0, 1.2), 0.0, 20.0)
+    depth = raycast.depth_of([ROOM], pose)
+    estimator = GroundEstimator()
+    estimator.set_mount(pose.mount)
+    rng = np.random.default_rng(0)
+    for tenth in range(40):
+        noisy = depth * rng.normal(1, 0.01, depth.shape).astype(np.float32)
+        found = estimator.estimate(noisy, CAMERA, tenth / 10)
+        assert found.state == 'refused'
+    estimator.update(replace(KNOWN, views=3))
+    assert estimator.estimate(depth, CAMERA, 4.0).state == 'ok'
+
+
+def test_what_shows_no_end_of_the_plane_confirms_a_scale_and_begins_none():
+    found, estimator = drive([ROOM], pitch=60.0)
+    assert {one.state for one in found} == {'refused'}
+    assert 'look up a little' in found[-1].note
+    found, estimator = drive([ROOM])
+    found, _ = drive([ROOM], estimator=estimator, start=3.0, pitch=60.0, count=10)
+    assert {one.state for one in found} == {'ok'}
+    assert found[-1].age_s == 0.0
+    found, _ = drive([ROOM], KNOWN, pitch=60.0)
+    assert found[0].state == 'ok'
+
+
+def test_a_small_part_of_the_picture_below_a_plane_makes_it_a_table_top():
+    """A table 45 cm below the camera; behind its edge a strip of the wall lies below its top."""
+    table = ((-0.5, -3.0, 0.0), (1.6, 3.0, 0.75))
+    pose = Pose.looking((0.0, 0.0, 1.2), 0.0, 15.0)
+    for wall, state in ((2.6, 'refused'), (1.7, 'ok')):  # 1.7: next to nothing of it is seen
+        depth = raycast.depth_of([((-3.0, -3.0, 0.0), (wall, 3.0, 2.6)), table], pose)
+        heights = pose.mount.heights((raycast.rays(CAMERA) * depth[..., None]).astype(np.float32))
+        below = np.mean(heights < 0.75 - 0.45 * 0.36)
+        assert below < 0.1
+        assert (below > 0.01) == (state == 'refused')
+        found, estimator = estimate(depth, pose.mount, GroundSettings(high=5.0))
+        assert found.state == state
+        assert ('below the lowest' in estimator.problem) == (state == 'refused')
+
+
+def test_the_lowest_plane_is_the_floor_whichever_is_seen_first():
+    table = (ROOM[0], (5.0, 3.0, 0.6))
+    wanted = GroundSettings(high=5.0)
+    # the table first: three views of the floor are enough, without patience
+    found, estimator = drive([ROOM, table], wanted)
+    assert found[-1].state == 'ok'
+    assert found[-1].scale == pytest.approx(2.0, rel=0.01)
+    found, _ = drive([ROOM], estimator=estimator, start=3.0)
+    assert [round(one.scale) for one in found] == [2] * 10 + [1] * 20
+    # the floor once, and then the table: it does not count while the floor may come again
+    estimator = GroundEstimator(wanted)
+    drive([ROOM], estimator=estimator, count=1)
+    found, _ = drive([ROOM, table], estimator=estimator, start=0.5, count=5)
+    assert {one.state for one in found} == {'refused'}
+    assert 'contradicts' in found[-1].note
 
 
 def test_walls_and_skies_are_no_floor():
@@ -227,7 +317,7 @@ def test_estimates_are_smoothed_go_stale_and_change_their_settings():
     pose = Pose.looking((0.0, 0.0, 0.9), 0.0, 25.0)
     floor = raycast.depth_of([ROOM], pose)
     wall = np.full(CAMERA.size_hw, 1.0, np.float32)
-    estimator = GroundEstimator(GroundSettings(max_age_s=2.0, smoothing_s=1.0))
+    estimator = GroundEstimator(GroundSettings(max_age_s=2.0, smoothing_s=1.0, views=1))
     estimator.set_mount(pose.mount)
     estimator.estimate(floor, CAMERA, 0.0)
     smooth = estimator.estimate(floor / np.float32(1.05), CAMERA, 0.5)
@@ -251,7 +341,7 @@ wild = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0
        st.floats(0.01, 100), st.booleans(), st.floats())
 def test_nothing_raises_and_no_scale_is_unusable(depth, pitch, roll, height, tilt, stamp):
     camera = Camera((12, 17), 11.0, 13.0, 8.0, 5.0)
-    estimator = GroundEstimator(GroundSettings(estimate_tilt=tilt, min_share=0.01))
+    estimator = GroundEstimator(GroundSettings(estimate_tilt=tilt, min_share=0.01, views=1))
     estimator.set_mount(Mount.from_angles(height, pitch, roll))
     before = depth.copy()
     found = estimator.estimate(depth, camera, stamp)
@@ -265,7 +355,7 @@ def test_time_per_image():
     camera = Camera((192, 256), 200.0, 190.0, 127.5, 95.5)
     boxes, pose = raycast.random_room(0)
     depth = raycast.depth_of(boxes, pose, camera)
-    estimator = GroundEstimator()
+    estimator = GroundEstimator(GroundSettings(views=1))
     estimator.set_mount(pose.mount)
     spent = []
     for step in range(15):

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / 'depth_node'
 
 # Layers from the left to the right; a module may import its own layer and those named here.
 BASE = {'camera', 'images', 'model_card'}
-STEPS = {'preprocess', 'postprocess', 'scale', 'scale_fit', 'scale_points', 'ground', 'filters',
-         'geometry', 'calibration', 'obstacles'}
+STEPS = {'preprocess', 'postprocess', 'scale', 'scale_fit', 'scale_points', 'scale_ranges',
+         'scale_views', 'ground', 'filters', 'geometry', 'calibration', 'obstacles'}
 CORE = BASE | STEPS | {'backends', 'pipeline'}
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),

@@ -246,31 +246,6 @@ def test_the_stated_uncertainty_holds_the_truth():
     assert np.sqrt(np.mean(np.square(ratios))) > 0.25  # and is no empty boast of modesty
 
 
-def test_a_range_finds_the_factor_within_its_uncertainty():
-    errors, within = [], []
-    for seed in range(40):
-        _, _, truth, factor, depth = scene(seed)
-        direction = np.array([0.1, 0.15, 1.0])
-        distance = sensors.nearest_in_cone(truth, CAMERA, direction, 0.15)
-        estimator = PointsEstimator(PointsSettings(local_error=0.05))
-        estimator.add_ranges(distance, direction, 0.15, 5.0)
-        found = estimator.estimate(depth, CAMERA, 5.0)
-        assert found.state == 'ok', estimator.problem
-        assert found.support == 1
-        errors.append(abs(math.log(found.scale / factor)))
-        within.append(errors[-1] < 2 * found.uncertainty)
-    assert np.median(errors) < 0.05  # the network's own error at one place
-    assert np.mean(within) >= 0.9
-
-
-def test_a_range_from_beside_the_camera_is_placed_in_metres():
-    depth = np.full(CAMERA.size_hw, 1.0, np.float32)  # a wall that is 2 m away
-    estimator = PointsEstimator(PointsSettings())
-    origin = np.array([0.2, 0.1, 0.8])
-    estimator.add_ranges(1.2, (0.0, 0.0, 1.0), 0.1, 0.0, origin=origin)
-    assert estimator.estimate(depth, CAMERA, 0.0).scale == pytest.approx(2.0, rel=0.004)
-
-
 @pytest.mark.parametrize(('direction', 'half_angle'), [((0, 0, -1), 0.2), ((1, 0, 0.2), 0.1),
                                                        ((0.63, 0, 1), 0.25)])
 def test_a_range_out_of_the_picture_is_refused(direction, half_angle):
