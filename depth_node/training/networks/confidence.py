@@ -13,6 +13,7 @@ that were not trained on, and confidence = P(|r| < ln 1.1) = 1 - exp(-ln 1.1 / e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 
 import torch
@@ -32,53 +33,56 @@ MEANING = (
 
 
 class ConfidenceHead(nn.Module):
-    """From the decoder's last map, half of the picture's size, to log b at the picture's size.
+    """From the decoder's maps, the last of half the picture's size, to log b at the picture's.
 
-    Without norms: its input has passed one, and measuring no statistics it can be trained beside
-    a frozen network at any batch size. Four values a cell and a pixel shuffle, as depth: borders
-    are where it matters.
+    A narrow decoder of its own on all of them: a border is seen in the fine maps, a wall that is
+    bent in the coarse ones. Without norms: its inputs have passed one, and measuring no
+    statistics it can be trained beside a frozen network at any batch size. Four values a cell and
+    a pixel shuffle, as depth.
     """
 
-    def __init__(self, c_in: int, *, width: int = 16) -> None:
+    def __init__(self, channels: Sequence[int], *, width: int = 16) -> None:
         """Make the layers.
 
         Args:
-            c_in: channels of the map.
+            channels: of the maps, from coarse to fine.
             width: channels in between.
         """
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(c_in, width, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, 4, 1),
+        self.laterals = nn.ModuleList(nn.Conv2d(c_in, width, 1) for c_in in channels)
+        self.mixes = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1) for _ in channels[:-1]
         )
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
-                nn.init.zeros_(layer.bias)
-        last = self.layers[-1]
-        assert isinstance(last, nn.Conv2d)
-        nn.init.normal_(last.weight[:1], std=0.01)
+        self.last = nn.Conv2d(width, 4, 1)
+        for layer in (*self.laterals, *self.mixes):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.last.weight[:1], std=0.01)
         with torch.no_grad():  # all four of a cell start equal, as in the head of depth
-            last.weight[1:] = last.weight[:1]
-        nn.init.constant_(last.bias, math.log(START_SPREAD))
+            self.last.weight[1:] = self.last.weight[:1]
+        assert self.last.bias is not None
+        nn.init.constant_(self.last.bias, math.log(START_SPREAD))
         self.slope: torch.Tensor
         self.offset: torch.Tensor
         self.register_buffer('slope', torch.ones(()))
         self.register_buffer('offset', torch.zeros(()))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Predict s = log b, not calibrated.
 
         Args:
-            features: (N, c_in, h, w).
+            maps: (N, channels[i], h, w), each of twice the size of the one before.
 
         Returns:
-            (N, 1, 2h, 2w) float32, within `LOG_SPREAD_LIMITS`.
+            (N, 1, 2h, 2w) float32 for the last one's h, w; within `LOG_SPREAD_LIMITS`.
         """
-        log_spread = functional.pixel_shuffle(self.layers(features), 2)
+        x = self.laterals[0](maps[0]).relu()
+        for mix, lateral, finer in zip(self.mixes, self.laterals[1:], maps[1:], strict=True):
+            x = functional.interpolate(
+                mix(x).relu(), scale_factor=2.0, mode='bilinear', align_corners=False
+            )
+            x = (x + lateral(finer)).relu()
+        log_spread = functional.pixel_shuffle(self.last(x), 2)
         return log_spread.float().clamp(*LOG_SPREAD_LIMITS)
 
     def confidence(self, log_spread: torch.Tensor) -> torch.Tensor:

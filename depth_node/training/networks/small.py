@@ -112,7 +112,7 @@ class SmallDepthNet(DepthNetwork):
         self.has_confidence = confidence
         if confidence:
             self.requires_grad_(False)
-        self.confidence_head = ConfidenceHead(widths[-1]) if confidence else None
+        self.confidence_head = ConfidenceHead(widths[1:]) if confidence else None
         self.train(self.training)  # Lightning keeps the modes that it finds
 
     def train(self, mode: bool = True) -> SmallDepthNet:
@@ -126,34 +126,36 @@ class SmallDepthNet(DepthNetwork):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """See `DepthNetwork.forward`."""
-        return self._depth(self._features(batch))
+        return self._depth(self._maps(batch)[-1])
 
     def predict(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See `DepthNetwork.predict`."""
-        features = self._features(batch)
-        depth = self._depth(features)
+        maps = self._maps(batch)
+        depth = self._depth(maps[-1])
         if self.confidence_head is None:
             return (depth,)
-        return depth, self.confidence_head.confidence(self.confidence_head(features))
+        return depth, self.confidence_head.confidence(self.confidence_head(maps))
 
     def outputs(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """See `DepthNetwork.outputs`; with `confidence` also `log_spread`, (N, 1, H, W)."""
         if self.confidence_head is None:
             return super().outputs(batch)
         with torch.no_grad():
-            features = self._features(batch)
-            depth = self._depth(features)
-        return {'prediction': depth, 'log_spread': self.confidence_head(features)}
+            maps = self._maps(batch)
+            depth = self._depth(maps[-1])
+        return {'prediction': depth, 'log_spread': self.confidence_head(maps)}
 
-    def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        """Compute the decoder's last map, half of the picture's size."""
+    def _maps(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the decoder's maps, the last of half the picture's size."""
         pyramid = self.encoder(batch)
         features: torch.Tensor = self.neck(pyramid[-1])
         height, width = features.shape[-2:]
         features = features + self.context(functional.avg_pool2d(features, (height, width)))
+        maps = []
         for merge, skip in zip(self.merges, reversed(pyramid[:-1]), strict=True):
             features = merge(features, skip)
-        return features
+            maps.append(features)
+        return maps
 
     def _depth(self, features: torch.Tensor) -> torch.Tensor:
         log_depth = functional.pixel_shuffle(self.head(features), 2)

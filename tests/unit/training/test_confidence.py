@@ -98,7 +98,7 @@ def test_calibration_finds_the_true_width_of_synthetic_errors(slope, offset):
     assert found.error < 0.01
     right = residual[valid].abs() < LOG_WITHIN
     assert found.right == pytest.approx(float(right.float().mean()))
-    head = ConfidenceHead(4)
+    head = ConfidenceHead([4])
     head.calibrate(found.slope, found.offset)
     claimed = head.confidence(s)
     np.testing.assert_allclose(claimed, 1 - torch.exp(-LOG_WITHIN / true_b), atol=0.02)
@@ -117,13 +117,13 @@ def test_calibration_of_what_cannot_be_fitted_is_none():
     assert calibration.fit(calibration.count(s, mixed, few)) is None
     # one predicted width for all: the offset alone can be found
     constant = calibration.fit(calibration.count(s, mixed, valid))
-    head = ConfidenceHead(4)
+    head = ConfidenceHead([4])
     head.calibrate(constant.slope, constant.offset)
     assert float(head.confidence(s).mean()) == pytest.approx(constant.right, abs=0.01)
 
 
 def test_confidence_keeps_to_its_bounds_and_falls_with_the_width():
-    head = ConfidenceHead(8)
+    head = ConfidenceHead([6, 8])
     s = torch.linspace(*LOG_SPREAD_LIMITS, 50)
     found = head.confidence(s)
     assert (found[1:] < found[:-1] + 1e-7).all()
@@ -132,8 +132,10 @@ def test_confidence_keeps_to_its_bounds_and_falls_with_the_width():
     at = head.confidence(torch.tensor(math.log(0.1)))
     assert float(at) == pytest.approx(1 - math.exp(-LOG_WITHIN / 0.1), rel=1e-5)
     with torch.no_grad():
-        head.layers[-1].bias.fill_(99.0)
-    assert float(head(torch.rand(1, 8, 3, 5)).detach().max()) == LOG_SPREAD_LIMITS[1]
+        head.last.bias.fill_(99.0)
+        found = head([torch.rand(2, 6, 3, 5), torch.rand(2, 8, 6, 10)])
+    assert found.shape == (2, 1, 12, 20)
+    assert (found == LOG_SPREAD_LIMITS[1]).all()
 
 
 def test_depth_is_that_of_the_network_without_the_head_and_takes_no_gradient():
@@ -166,7 +168,7 @@ def test_objective_and_option_belong_together():
 def test_validation_calibrates_both_networks_by_all_its_frames():
     objective, networks = build_objective('confidence'), [small(confidence=True) for _ in 'ab']
     for network in networks:
-        torch.nn.init.normal_(network.confidence_head.layers[-1].weight, std=0.1)
+        torch.nn.init.normal_(network.confidence_head.last.weight, std=0.1)
         network.eval()
     networks[1].load_state_dict(networks[0].state_dict())
     objective.begin_validation()
@@ -184,7 +186,7 @@ def test_validation_calibrates_both_networks_by_all_its_frames():
     claimed = torch.cat([
         networks[0].predict(networks[0].normalise(batch['rgb']))[1][batch['depth'] > 0]
         for batch in batches])  # fmt: skip
-    assert float(claimed.mean()) == pytest.approx(logged['right'], abs=0.02)
+    assert float(claimed.detach().mean()) == pytest.approx(logged['right'], abs=0.02)
 
 
 def config(root, folder, **changes):
@@ -226,8 +228,8 @@ def test_second_stage_leaves_depth_bit_by_bit_and_ends_calibrated(frames_root, t
             assert all(torch.equal(weights[key], value) for key, value in before.items())
         assert float(after['confidence_head.slope']) != 1
         assert float(after['confidence_head.slope']) == float(own['confidence_head.slope'])
-    fresh = ConfidenceHead(32).state_dict()
-    assert not torch.equal(after['confidence_head.layers.4.bias'], fresh['layers.4.bias'])
+    fresh = ConfidenceHead([32]).state_dict()
+    assert not torch.equal(after['confidence_head.last.bias'], fresh['last.bias'])
 
     # on with depth from a network that has the head: it is left out, and said
     train(config(frames_root, tmp_path / 'again', run={'max_steps': 1}), init=(
