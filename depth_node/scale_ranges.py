@@ -158,9 +158,10 @@ class Ranges:
         varied = float(distance[agrees].std()) > _VARIED
         chance = _chance(distance, values) if varied else 0.0
         note = ''
-        if number < wanted:
-            note = (f'ranges to {number} of {wanted} places: to be sure, the sensor has to see '
-                    'other parts of the scene')
+        agreeing = int(np.count_nonzero(agrees))
+        if agreeing < wanted:
+            note = (f'ranges to {agreeing} of {wanted} places that agree: to be sure, the sensor '
+                    'has to see other parts of the scene')
         elif not varied:
             note = ('all places are equally far away: nothing could show that the ranges do not '
                     'belong to the picture')

@@ -422,7 +422,9 @@ class ScaleParameters:
         low=0.001, high=1.0)
     low: float = _parameter(
         0.4, 'Estimated factors below this are refused; does not apply to networks whose depth is '
-        'only relative. The narrower, the less a table top is taken for the floor.', when=LIVE,
+        'only relative. The narrower, the less a table top is taken for the floor; with high not '
+        'above twice low, the source ground needs one picture and not three that differ.',
+        when=LIVE,
         low=0.001, high=1000.0)
     high: float = _parameter(
         2.5, 'Estimated factors above this are refused.', when=LIVE, low=0.001, high=1000.0)

@@ -147,15 +147,42 @@ def test_walls_at_one_distance_prove_nothing():
     """The picture changes beside the wall, and the range is the same in each."""
     estimator = PointsEstimator(PointsSettings())
     for step in range(9):
-        depth = np.full(CAMERA.size_hw, 1.0, np.float32)
+        wall = 1 + 0.03 * (step % 3)
+        depth = np.full(CAMERA.size_hw, wall, np.float32)
         depth[:, :40] = depth[:, 88:] = 1.3 + 0.4 * step
         for tenth in range(3):
             stamp = 0.5 * step + 0.1 * tenth
-            estimator.add_ranges(1.5, AHEAD, HALF, stamp)
+            estimator.add_ranges(1.5 * wall, AHEAD, HALF, stamp)
             found = estimator.estimate(depth, CAMERA, stamp)
     assert found.state == 'coarse'
     assert 'equally far' in found.note
     assert found.scale == pytest.approx(1.5, rel=0.01)
+
+
+def test_places_that_differ_too_much_stay_coarse():
+    estimator = PointsEstimator(PointsSettings(local_error=0.05))
+    for step, far in enumerate((0.4, 1.2, 3.5, 0.6, 8.0, 2.0, 0.3, 5.0)):
+        depth = np.full(CAMERA.size_hw, far, np.float32)
+        for tenth in range(3):
+            stamp = 0.5 * step + 0.1 * tenth
+            estimator.add_ranges(far * math.exp(0.28 * (step % 3 - 1)), AHEAD, HALF, stamp)
+            found = estimator.estimate(depth, CAMERA, stamp)
+    assert found.state == 'coarse'
+    assert 'in doubt' in found.note
+    assert found.uncertainty > 0.1
+
+
+def test_only_places_that_agree_count():
+    """Four of seven places agree exactly: less than a majority that chance would not give."""
+    estimator = PointsEstimator(PointsSettings(local_error=0.05))
+    for step, far in enumerate((0.4, 1.2, 3.5, 0.6, 8.0, 2.0, 0.3)):
+        depth = np.full(CAMERA.size_hw, far, np.float32)
+        for tenth in range(3):
+            stamp = 0.5 * step + 0.1 * tenth
+            estimator.add_ranges(far * math.exp(0.28 * (-1) ** step), AHEAD, HALF, stamp)
+            found = estimator.estimate(depth, CAMERA, stamp)
+    assert found.state == 'coarse'
+    assert '4 of 6 places' in found.note
 
 
 def test_what_was_measured_before_a_pause_does_not_count():
