@@ -33,35 +33,35 @@ MEANING = (
 
 
 class ConfidenceHead(nn.Module):
-    """From the decoder's maps, the last of half the picture's size, to log b at the picture's.
+    """From the decoder's maps to log b at the size of the last one, half of the picture's.
 
-    A narrow decoder of its own on all of them: a border is seen in the fine maps, a wall that is
-    bent in the coarse ones. Without norms: its inputs have passed one, and measuring no
-    statistics it can be trained beside a frozen network at any batch size. Four values a cell and
-    a pixel shuffle, as depth.
+    A narrow decoder of its own on all but the last, and a linear reading of the last added: a
+    wall that is bent is seen in the coarse maps, a border in the fine one, where every channel
+    costs most. Without norms: its inputs have passed one, and measuring no statistics it can be
+    trained beside a frozen network at any batch size.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 16) -> None:
         """Make the layers.
 
         Args:
-            channels: of the maps, from coarse to fine.
+            channels: of the maps, from coarse to fine, two and more.
             width: channels in between.
         """
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(c_in, width, 1) for c_in in channels)
+        self.laterals = nn.ModuleList(nn.Conv2d(c_in, width, 1) for c_in in channels[:-1])
         self.mixes = nn.ModuleList(
             nn.Conv2d(width, width, 3, padding=1) for _ in channels[:-1]
         )
-        self.last = nn.Conv2d(width, 4, 1)
+        self.coarse = nn.Conv2d(width, 1, 1)
+        self.fine = nn.Conv2d(channels[-1], 1, 1)
         for layer in (*self.laterals, *self.mixes):
             nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
             nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.last.weight[:1], std=0.01)
-        with torch.no_grad():  # all four of a cell start equal, as in the head of depth
-            self.last.weight[1:] = self.last.weight[:1]
-        assert self.last.bias is not None
-        nn.init.constant_(self.last.bias, math.log(START_SPREAD))
+        for layer, start in ((self.coarse, math.log(START_SPREAD)), (self.fine, 0.0)):
+            nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
+            nn.init.constant_(layer.bias, start)
         self.slope: torch.Tensor
         self.offset: torch.Tensor
         self.register_buffer('slope', torch.ones(()))
@@ -74,15 +74,14 @@ class ConfidenceHead(nn.Module):
             maps: (N, channels[i], h, w), each of twice the size of the one before.
 
         Returns:
-            (N, 1, 2h, 2w) float32 for the last one's h, w; within `LOG_SPREAD_LIMITS`.
+            (N, 1, h, w) float32 for the last one's h, w; within `LOG_SPREAD_LIMITS`.
         """
-        x = self.laterals[0](maps[0]).relu()
-        for mix, lateral, finer in zip(self.mixes, self.laterals[1:], maps[1:], strict=True):
-            x = functional.interpolate(
-                mix(x).relu(), scale_factor=2.0, mode='bilinear', align_corners=False
-            )
-            x = (x + lateral(finer)).relu()
-        log_spread = functional.pixel_shuffle(self.last(x), 2)
+        x = self.mixes[0](self.laterals[0](maps[0]).relu()).relu()
+        for mix, lateral, finer in zip(
+            self.mixes[1:], self.laterals[1:], maps[1:-1], strict=True
+        ):
+            x = mix((_doubled(x) + lateral(finer)).relu()).relu()
+        log_spread = _doubled(self.coarse(x)) + self.fine(maps[-1])
         return log_spread.float().clamp(*LOG_SPREAD_LIMITS)
 
     def confidence(self, log_spread: torch.Tensor) -> torch.Tensor:
@@ -95,3 +94,7 @@ class ConfidenceHead(nn.Module):
         """Store what a calibration found."""
         self.slope.fill_(slope)
         self.offset.fill_(offset)
+
+
+def _doubled(maps: torch.Tensor) -> torch.Tensor:
+    return functional.interpolate(maps, scale_factor=2.0, mode='bilinear', align_corners=False)

@@ -137,7 +137,7 @@ class SmallDepthNet(DepthNetwork):
         return depth, self.confidence_head.confidence(self.confidence_head(maps))
 
     def outputs(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """See `DepthNetwork.outputs`; with `confidence` also `log_spread`, (N, 1, H, W)."""
+        """See `DepthNetwork.outputs`; with `confidence` also `log_spread`, (N, 1, H/2, W/2)."""
         if self.confidence_head is None:
             return super().outputs(batch)
         with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -46,7 +47,7 @@ def make(make_tiny):
         def __init__(self, *, confidence=True, size_hw=SIZE_HW):
             super().__init__(size_hw=size_hw)
             self.has_confidence = confidence
-            self.confidence_head = ConfidenceHead([16, 16]) if confidence else None
+            self.confidence_head = ConfidenceHead([16, 16, 16]) if confidence else None
 
         def predict(self, batch):
             if self.confidence_head is None:
@@ -54,7 +55,8 @@ def make(make_tiny):
             head = self.confidence_head
             maps = self.stem(batch).relu()
             # as in the network, behind the tail of depth
-            return self(batch), head.confidence(head([F.avg_pool2d(maps, 2), maps]))
+            levels = [F.avg_pool2d(maps, 4), F.avg_pool2d(maps, 2), maps]
+            return self(batch), head.confidence(head(levels))
 
     def made(confidence=True, seed=3):
         torch.manual_seed(seed)
@@ -62,7 +64,8 @@ def make(make_tiny):
         with torch.no_grad():
             network.head.weight.mul_(2)
             if confidence:
-                network.confidence_head.last.weight.normal_(0, 0.6)
+                network.confidence_head.coarse.weight.normal_(0, 0.6)
+                network.confidence_head.fine.weight.normal_(0, 0.6)
                 network.confidence_head.calibrate(1.3, 0.4)
         return network
 
@@ -143,7 +146,7 @@ def test_last_convolutions_stay_in_float_and_tails_in_fp32(files):
     makers = {o: n for n in model.graph.node for o in n.output}
     convs = [node for node in model.graph.node if node.op_type == 'Conv']
     in_float = [n for n in convs if n.input[1] not in makers]
-    assert (len(convs), len(in_float)) == (10, 5)  # the first three, and the last of each output
+    assert (len(convs), len(in_float)) == (12, 6)  # the first three, and the last of each output
     half = onnx.shape_inference.infer_shapes(onnx.load(files.precisions['fp16'].path))
     types = {v.name: v.type.tensor_type.elem_type for v in half.graph.value_info}
     for operator in ('Exp', 'Clip', 'Sub'):
@@ -195,7 +198,8 @@ def test_torch_backend_and_pipeline_give_it_at_the_pictures_size(make, tmp_path)
             assert frame.confidence.shape == (75, 100)
             small = parity_pictures(SIZE_HW)[1]
             near = DepthPipeline(backend).run(small).confidence
-            np.testing.assert_allclose(near, expected(network, small)[1], atol=1e-4)
+            wanted = cv2.resize(expected(network, small)[1], SIZE_HW[::-1])
+            np.testing.assert_allclose(near, wanted, atol=1e-4)
 
 
 def test_resizing_in_the_graph_keeps_it(files, tmp_path):

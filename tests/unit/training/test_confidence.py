@@ -98,7 +98,7 @@ def test_calibration_finds_the_true_width_of_synthetic_errors(slope, offset):
     assert found.error < 0.01
     right = residual[valid].abs() < LOG_WITHIN
     assert found.right == pytest.approx(float(right.float().mean()))
-    head = ConfidenceHead([4])
+    head = ConfidenceHead([4, 4])
     head.calibrate(found.slope, found.offset)
     claimed = head.confidence(s)
     np.testing.assert_allclose(claimed, 1 - torch.exp(-LOG_WITHIN / true_b), atol=0.02)
@@ -117,7 +117,7 @@ def test_calibration_of_what_cannot_be_fitted_is_none():
     assert calibration.fit(calibration.count(s, mixed, few)) is None
     # one predicted width for all: the offset alone can be found
     constant = calibration.fit(calibration.count(s, mixed, valid))
-    head = ConfidenceHead([4])
+    head = ConfidenceHead([4, 4])
     head.calibrate(constant.slope, constant.offset)
     assert float(head.confidence(s).mean()) == pytest.approx(constant.right, abs=0.01)
 
@@ -132,9 +132,9 @@ def test_confidence_keeps_to_its_bounds_and_falls_with_the_width():
     at = head.confidence(torch.tensor(math.log(0.1)))
     assert float(at) == pytest.approx(1 - math.exp(-LOG_WITHIN / 0.1), rel=1e-5)
     with torch.no_grad():
-        head.last.bias.fill_(99.0)
+        head.coarse.bias.fill_(99.0)
         found = head([torch.rand(2, 6, 3, 5), torch.rand(2, 8, 6, 10)])
-    assert found.shape == (2, 1, 12, 20)
+    assert found.shape == (2, 1, 6, 10)
     assert (found == LOG_SPREAD_LIMITS[1]).all()
 
 
@@ -147,7 +147,7 @@ def test_depth_is_that_of_the_network_without_the_head_and_takes_no_gradient():
     with torch.no_grad():
         depth, confidence = sure.predict(picture)
         assert torch.equal(depth, plain(picture))  # norms of a training batch would change it
-    assert confidence.shape == depth.shape == (2, 1, *SIZE_HW)
+    assert confidence.shape == (2, 1, SIZE_HW[0] // 2, SIZE_HW[1] // 2)
     named = dict(sure.named_parameters())
     learns = {name for name, parameter in named.items() if parameter.requires_grad}
     assert learns == {name for name in named if name.startswith('confidence_head.')}
@@ -168,7 +168,7 @@ def test_objective_and_option_belong_together():
 def test_validation_calibrates_both_networks_by_all_its_frames():
     objective, networks = build_objective('confidence'), [small(confidence=True) for _ in 'ab']
     for network in networks:
-        torch.nn.init.normal_(network.confidence_head.last.weight, std=0.1)
+        torch.nn.init.normal_(network.confidence_head.fine.weight, std=0.1)
         network.eval()
     networks[1].load_state_dict(networks[0].state_dict())
     objective.begin_validation()
@@ -183,10 +183,13 @@ def test_validation_calibrates_both_networks_by_all_its_frames():
     for network in networks:
         assert float(network.confidence_head.slope) == pytest.approx(logged['slope'])
         assert float(network.confidence_head.offset) == pytest.approx(logged['offset'])
+    with torch.no_grad():
+        claimed = [networks[0].predict(networks[0].normalise(batch['rgb']))[1]
+                   for batch in batches]  # fmt: skip
     claimed = torch.cat([
-        networks[0].predict(networks[0].normalise(batch['rgb']))[1][batch['depth'] > 0]
-        for batch in batches])  # fmt: skip
-    assert float(claimed.detach().mean()) == pytest.approx(logged['right'], abs=0.02)
+        torch.nn.functional.interpolate(maps, SIZE_HW, mode='bilinear')[batch['depth'] > 0]
+        for maps, batch in zip(claimed, batches, strict=True)])  # fmt: skip
+    assert float(claimed.mean()) == pytest.approx(logged['right'], abs=0.02)
 
 
 def config(root, folder, **changes):
@@ -228,8 +231,8 @@ def test_second_stage_leaves_depth_bit_by_bit_and_ends_calibrated(frames_root, t
             assert all(torch.equal(weights[key], value) for key, value in before.items())
         assert float(after['confidence_head.slope']) != 1
         assert float(after['confidence_head.slope']) == float(own['confidence_head.slope'])
-    fresh = ConfidenceHead([32]).state_dict()
-    assert not torch.equal(after['confidence_head.last.bias'], fresh['last.bias'])
+    fresh = ConfidenceHead([48, 32]).state_dict()
+    assert not torch.equal(after['confidence_head.coarse.bias'], fresh['coarse.bias'])
 
     # on with depth from a network that has the head: it is left out, and said
     train(config(frames_root, tmp_path / 'again', run={'max_steps': 1}), init=(
