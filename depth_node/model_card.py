@@ -565,23 +565,33 @@ def _metadata_or_none(path: Path) -> dict[str, str]:
 
 def _fields(stream: BinaryIO, size: int, wanted: int | None) -> Iterator[tuple[int, bytes]]:
     """Walk over a protobuf message; contents of the wanted field (None: of all) are read."""
-    while stream.tell() < size:
-        tag = _varint(stream)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            _varint(stream)
-            continue
-        if kind not in (1, 2, 5) or number == 0:
-            raise ValueError(f'field {number} of wire type {kind} at byte {stream.tell()}')
-        length = {1: 8, 5: 4}[kind] if kind != 2 else _varint(stream)
-        if length > size - stream.tell():
-            raise ValueError(f'field {number} ends beyond the file')
+    for number, _, behind in _walk(stream, size):
+        length = behind - stream.tell()
         if wanted in (None, number):
             if length > _MAX_METADATA_BYTES:
                 raise ValueError(f'field {number} has {length} bytes')
             yield number, stream.read(length)
-        else:
-            stream.seek(length, os.SEEK_CUR)
+
+
+def _walk(stream: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield number, wire type and end of a message's fields that have contents.
+
+    The stream stands at the contents then, and goes on behind them whatever is read of it.
+    """
+    while stream.tell() < end:
+        tag = _varint(stream)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            _varint(stream)
+            continue
+        if wire not in (1, 2, 5) or number == 0:
+            raise ValueError(f'field {number} of wire type {wire} at byte {stream.tell()}')
+        length = {1: 8, 5: 4}[wire] if wire != 2 else _varint(stream)
+        behind = stream.tell() + length
+        if behind > end:
+            raise ValueError(f'field {number} ends beyond its message')
+        yield number, wire, behind
+        stream.seek(behind)
 
 
 # Where tensors may stand in an ONNX file: message and field number to message (onnx.proto).
@@ -596,18 +606,8 @@ _EXTERNAL_DATA = 13  # of a tensor: entries of key (1) and value (2)
 
 def _locations(stream: BinaryIO, end: int, kind: str) -> Iterator[str]:
     """Yield the file names in the tensors of a message that ends at `end`; weights are skipped."""
-    while stream.tell() < end:
-        tag = _varint(stream)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            _varint(stream)
-            continue
-        if wire not in (1, 2, 5) or number == 0:
-            raise ValueError(f'field {number} of wire type {wire} at byte {stream.tell()}')
-        length = {1: 8, 5: 4}[wire] if wire != 2 else _varint(stream)
-        behind = stream.tell() + length
-        if behind > end:
-            raise ValueError(f'field {number} ends beyond its message')
+    for number, wire, behind in _walk(stream, end):
+        length = behind - stream.tell()
         inner = _PARTS.get((kind, number)) if wire == 2 else None
         if inner is not None:
             yield from _locations(stream, behind, inner)
@@ -615,7 +615,6 @@ def _locations(stream: BinaryIO, end: int, kind: str) -> Iterator[str]:
             entry = dict(_fields(io.BytesIO(stream.read(length)), length, wanted=None))
             if entry.get(1) == b'location':
                 yield entry.get(2, b'').decode()
-        stream.seek(behind)
 
 
 def _with_weights(path: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import sys
 
 from depth_node.camera import Camera
+from depth_node.ros.parameters import write_generated
 
 
 @dataclass(frozen=True)
@@ -355,18 +356,5 @@ def generated_files(root: Path) -> dict[Path, str]:
             for name, consumer in CONSUMERS.items()}
 
 
-def main() -> int:
-    """Write the files into the checkout that this file belongs to."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / 'package.xml').is_file():
-        print(f'{root}: no package.xml here; run this in a checkout, not in an installation',
-              file=sys.stderr)
-        return 1
-    for path, text in generated_files(root).items():
-        path.write_text(text, encoding='utf-8')
-        print(path.relative_to(root))
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(write_generated(generated_files))

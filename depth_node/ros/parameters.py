@@ -9,7 +9,7 @@ connects it with a node.  After a change here write both files again with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 from dataclasses import dataclass, field
 import difflib
@@ -722,18 +722,25 @@ def generated_files(root: Path) -> dict[Path, str]:
             root / 'docs' / 'parameters.md': docs_markdown()}
 
 
-def main() -> int:
-    """Write the generated files into the checkout that this file belongs to."""
+def write_generated(files: Callable[[Path], dict[Path, str]]) -> int:
+    """Write generated files into the checkout that this file belongs to.
+
+    Args:
+        files: gives path and text of each for the checkout's folder.
+
+    Returns:
+        0, or 1 in an installation, which is no checkout.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / 'package.xml').is_file():
         print(f'{root}: no package.xml here; run this in a checkout, not in an installation',
               file=sys.stderr)
         return 1
-    for path, text in generated_files(root).items():
+    for path, text in files(root).items():
         path.write_text(text, encoding='utf-8')
         print(path.relative_to(root))
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(write_generated(generated_files))
