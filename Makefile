@@ -16,7 +16,7 @@ TORCH_PIP_ARGS ?=
 CHAIN_RENDER_MINUTES ?= 8
 CHAIN_TRAIN_MINUTES ?= 9
 CHAIN_WORKERS ?= 2
-CHAIN_SYNTHESIZE ?= --seed 7 --scenes 2000
+CHAIN_SYNTHESIZE ?= --renderer raycast --seed 7 --scenes 2000
 # Its folder; a model or results.json to compare with; environments and furniture that are there.
 CHAIN_FOLDER ?= chain
 CHAIN_BASELINE ?= small

@@ -496,8 +496,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument('--render-minutes', type=_minutes, default=8.0, help='(8)')
     parser.add_argument('--train-minutes', type=_minutes, default=9.0, help='(9)')
     parser.add_argument('--workers', type=int, default=2, help='rendering processes (2)')
-    parser.add_argument('--synthesize', default='--seed 7 --scenes 2000', metavar='OPTIONS',
-                        help='of depth-node synthesize, in one word (--seed 7 --scenes 2000)')
+    parser.add_argument('--synthesize', default='--renderer raycast --seed 7 --scenes 2000',
+                        metavar='OPTIONS',
+                        help='of depth-node synthesize, in one word (default: %(default)s)')
     parser.add_argument('--train', default='', metavar='OPTIONS',
                         help='more options of depth-node train, in one word')
     parser.add_argument('--baseline', default='small', metavar='MODEL|FILE.json',
