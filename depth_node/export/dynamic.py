@@ -202,12 +202,14 @@ def loosen(model: onnx.ModelProto) -> None:
                 raise NotDynamicError(
                     f'{node.name}: {node.op_type} to the fixed shape {list(target)}'
                 )
-    image, result = graph.input[0], graph.output[0]
+    image = graph.input[0]
     shape = image.type.tensor_type.shape.dim
     shape[1].dim_param, shape[2].dim_param = 'height', 'width'
-    ending = '' if shapes[result.name][2:] == shapes[image.name][1:3] else '_of_depth'
-    shape = result.type.tensor_type.shape.dim
-    shape[2].dim_param, shape[3].dim_param = f'height{ending}', f'width{ending}'
+    for result in graph.output:
+        same = shapes[result.name][2:] == shapes[image.name][1:3]
+        ending = '' if same else f'_of_{result.name}'
+        shape = result.type.tensor_type.shape.dim
+        shape[2].dim_param, shape[3].dim_param = f'height{ending}', f'width{ending}'
     del graph.value_info[:]
     used = {name for node in graph.node for name in node.input}
     for item in [item for item in graph.initializer if item.name not in used]:

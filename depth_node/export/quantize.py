@@ -105,8 +105,8 @@ def quantize_onnx(
         pictures: (H, W, 3) uint8 RGB at the network's size, like those the robot will see.
         precision: one of `FORMS`.
         float_nodes: names of nodes to leave in float; None leaves the first `FLOAT_FIRST_CONVS`
-            convolutions and the last of every output, which is log depth: eight bits over its
-            range would be steps of 2 %; of a confidence, its log spread.
+            convolutions and the last of the first output, which is log depth: eight bits over
+            its range would be steps of 2 %.
         spec: the card's input; None is that of files of `export_onnx`.
 
     Raises:
@@ -339,20 +339,18 @@ def _sensitive_convs(model: onnx.ModelProto) -> tuple[str, ...]:
         raise ExportError(f'the graph has {len(names)} convolutions: nothing to quantise')
     if len(model.graph.output) == 1:
         return (*names[:FLOAT_FIRST_CONVS], names[-1])
-    before = {id(node) for node in _leading_to_convolutions(model)}
-    last = [str(node.name) for node in convs if id(node) not in before]
-    return tuple(dict.fromkeys([*names[:FLOAT_FIRST_CONVS], *last]))
+    # Steps of 2 % do no harm to the spread that a confidence is computed from.
+    leading = {id(node) for node in _leading_to(model, {model.graph.output[0].name})}
+    last = [name for name, node in zip(names, convs, strict=True) if id(node) in leading][-1]
+    return (*names[:FLOAT_FIRST_CONVS], last)
 
 
-def _leading_to_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the nodes of whose results a convolution is computed, in order."""
-    needed: set[str] = set()
-    found = []
+def _leading_to(model: onnx.ModelProto, names: set[str]) -> list[onnx.NodeProto]:
+    """Return the nodes from which some results are computed, in order."""
+    needed, found = set(names), []
     for node in reversed(model.graph.node):
-        leads = any(name in needed for name in node.output)
-        if leads:
+        if needed.intersection(node.output):
             found.append(node)
-        if leads or node.op_type == 'Conv':
             needed.update(node.input)
     return found[::-1]
 
@@ -364,8 +362,8 @@ def _tails_last(model: onnx.ModelProto) -> None:
     convolution of confidence.
     """
     nodes = list(model.graph.node)
-    leading = {id(node) for node in _leading_to_convolutions(model)}
-    first = [n for n in nodes if id(n) in leading or n.op_type == 'Conv']
+    ends = {name for node in nodes if node.op_type == 'Conv' for name in node.output}
+    first = _leading_to(model, ends)
     chosen = {id(node) for node in first}
     rest = [node for node in nodes if id(node) not in chosen]
     del model.graph.node[:]

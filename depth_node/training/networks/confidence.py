@@ -37,8 +37,9 @@ class ConfidenceHead(nn.Module):
 
     A narrow decoder of its own on all but the last, and a linear reading of the last added: a
     wall that is bent is seen in the coarse maps, a border in the fine one, where every channel
-    costs most. Without norms: its inputs have passed one, and measuring no statistics it can be
-    trained beside a frozen network at any batch size.
+    costs most (and a bilinear step of one channel as much as all else). Without norms: its inputs
+    have passed one, and measuring no statistics it can be trained beside a frozen network at any
+    batch size.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int = 16) -> None:
@@ -53,13 +54,15 @@ class ConfidenceHead(nn.Module):
         self.mixes = nn.ModuleList(
             nn.Conv2d(width, width, 3, padding=1) for _ in channels[:-1]
         )
-        self.coarse = nn.Conv2d(width, 1, 1)
+        self.coarse = nn.Conv2d(width, 4, 1)
         self.fine = nn.Conv2d(channels[-1], 1, 1)
         for layer in (*self.laterals, *self.mixes):
             nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
             nn.init.zeros_(layer.bias)
         for layer, start in ((self.coarse, math.log(START_SPREAD)), (self.fine, 0.0)):
-            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.normal_(layer.weight[:1], std=0.01)
+            with torch.no_grad():  # the four values of a cell start equal, as in depth's head
+                layer.weight[1:] = layer.weight[:1]
             assert layer.bias is not None
             nn.init.constant_(layer.bias, start)
         self.slope: torch.Tensor
@@ -81,7 +84,7 @@ class ConfidenceHead(nn.Module):
             self.mixes[1:], self.laterals[1:], maps[1:-1], strict=True
         ):
             x = mix((_doubled(x) + lateral(finer)).relu()).relu()
-        log_spread = _doubled(self.coarse(x)) + self.fine(maps[-1])
+        log_spread = functional.pixel_shuffle(self.coarse(x), 2) + self.fine(maps[-1])
         return log_spread.float().clamp(*LOG_SPREAD_LIMITS)
 
     def confidence(self, log_spread: torch.Tensor) -> torch.Tensor:
