@@ -52,7 +52,7 @@ def markdown(assets: Iterable[Asset], used: set[str]) -> str:
         f'{len(rows)} furniture models come from the Sweet Home 3D furniture libraries 1.8 '
         '(https://www.sweethome3d.com, Debian package `sweethome3d-furniture`). They were scaled '
         'to their catalogue sizes, made opaque and partly recoloured, then rendered with Blender '
-        'Cycles. No author endorses this project.', '',
+        'Cycles or by ray casting. No author endorses this project.', '',
         'Light, views through windows and the photographs on posters come from the CC0 '
         'environment pictures of Blender. All other surfaces are procedural.',
     ]
