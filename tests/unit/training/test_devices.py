@@ -47,7 +47,10 @@ DRAWN_ON_THE_CPU = {
     ('objectives/two_streamed.py', 'rand'),
 }
 # Made with a module, and moved with it.
-BUFFERS = {('objectives/semi_supervised.py', 'zeros'), ('objectives/ordinal.py', 'zeros')}
+BUFFERS = {
+    ('objectives/semi_supervised.py', 'zeros'), ('objectives/ordinal.py', 'zeros'),
+    ('networks/confidence.py', 'zeros'), ('networks/confidence.py', 'ones'),
+}  # fmt: skip
 
 
 def test_every_tensor_is_made_on_the_device_of_its_inputs():
