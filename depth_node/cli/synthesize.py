@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--scenes', type=_count, help='how many scenes, about 6 frames each')
     parser.add_argument('--size', type=_size, metavar='WxH', help='frame size, such as 256x192')
     parser.add_argument('--renderer', choices=('cycles', 'raycast'), default='cycles',
-                        help='path tracing, or ray casting: some seven times as fast, looks less '
+                        help='path tracing, or ray casting: some four times as fast, looks less '
                         'real, other colours and lamps in every view (default: cycles)')
     parser.add_argument('--spp', type=_count, help='path samples a pixel before denoising')
     parser.add_argument('--workers', type=_count, default=2,

@@ -1,7 +1,8 @@
 """Frames in volume: the same scenes as Cycles renders, by ray casting and a simple model of light.
 
-About ten times as many frames a minute as path tracing, each of which looks less real: direct
-light with soft shadows, one ambient term with occlusion, highlights and one mirror reflection.
+Several times as many frames a minute as path tracing (docs/synthesis.md), each of which looks
+less real: direct light with soft shadows, one ambient term with occlusion, highlights and one
+mirror reflection.
 Every view also gets other colours, pictures and lamps (domain randomisation, Tobin et al. 2017,
 arXiv:1703.06907), so that many views of one scene are not one picture many times.
 
@@ -10,12 +11,12 @@ Needs embreex (Embree for Python) beside bpy.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+from depth_node.synthesis import textures
 from depth_node.synthesis.blender import FAR_M, RenderError, Shot, Stage, camera_normals
 from depth_node.synthesis.textures import Picture
 from depth_node.synthesis.viewpoints import View, focal_px
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 _F32 = NDArray[np.float32]
 _LIGHT_PICKS = 4  # shadow rays a pixel
 _AMBIENT_RAYS = 3  # a pixel
-_POOL = 160  # pictures of earlier scenes that a view may put on other surfaces
+_POOL = 64  # pictures that any view may put on other surfaces, the same ones in every run
 _BORROWED = 16  # of them, at hand in one scene
 _MIRROR_ROUGHNESS = 0.35  # what is smoother reflects
 _SUN_M = 1e3
@@ -221,13 +222,12 @@ class RayStage(Stage):
         self._shapes: dict[str, dict[str, Any]] = {}  # of catalogue models, which stay
         self._kept: dict[str, Picture] = {}  # pictures of catalogue models and files
         self._drawn: dict[str, Picture] = {}  # pictures made for this scene
-        self._pool: deque[Picture] = deque(maxlen=_POOL)
+        self._pool: list[Picture] = []
         self._skies: dict[str, _F32] = {}
 
     def clear(self) -> None:
-        """See `Stage.clear`; the scene's pictures may be borrowed by later ones."""
+        """See `Stage.clear`."""
         super().clear()
-        self._pool.extend(self._drawn.values())
         self._drawn.clear()
         self._world = self._look = None
 
@@ -353,9 +353,9 @@ class RayStage(Stage):
                 mapping = vector.links[0].from_node
                 table.scale[row] = mapping.inputs['Scale'].default_value[:2]
                 table.shift[row] = mapping.inputs['Location'].default_value[:2]
-        if self._pool:
-            chosen = self._rng.permutation(len(self._pool))[:_BORROWED]
-            pictures += [self._pool[int(i)] for i in chosen]
+        if not self._pool:  # not those of earlier scenes: a scene is the same in any order
+            self._pool = _borrowable()
+        pictures += [self._pool[int(i)] for i in self._rng.permutation(_POOL)[:_BORROWED]]
         return table, Atlas(pictures)
 
     def _picture(self, image: Any) -> Picture:
@@ -390,6 +390,14 @@ class RayStage(Stage):
             self._skies[image.name] = cv2.resize(whole, (512, 256), interpolation=cv2.INTER_AREA)
         turn = float(nodes['MAPPING'].inputs['Rotation'].default_value[2])
         return self._skies[image.name] * np.float32(strength), turn, shines
+
+
+def _borrowable() -> list[Picture]:
+    """Pictures of all uses, the same in every process."""
+    rng = np.random.default_rng(0)
+    uses = sorted(textures.USES)
+    return [textures.make(rng, textures.draw_kind(rng, uses[i % len(uses)]))
+            for i in range(_POOL)]
 
 
 def _triangles(mesh: Any) -> dict[str, Any]:

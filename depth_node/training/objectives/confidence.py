@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from depth_node.training import calibration
+from depth_node.training import confidence_calibration as calibration
 from depth_node.training.losses.uncertainty import laplace_nll, scale_free_residual
 from depth_node.training.networks.base import DepthNetwork
 from depth_node.training.objectives.base import Batch, Objective, as_depth, resize_like, truth

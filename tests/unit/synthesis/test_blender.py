@@ -167,3 +167,29 @@ def test_views_of_one_look_agree_and_another_look_differs(stage):
         colours.append(stage.render(view)[0])
     apart = [np.abs(other - first).mean() for other in colours]
     assert max(apart) > 3 * np.abs(again - first).mean()
+
+
+def test_a_scene_is_the_same_whatever_was_rendered_before(stage):
+    view = View((0.0, 0.0, 0.6), 0.0, 0.0, 0.0, 80.0)
+
+    def first():
+        rng = np.random.default_rng(5)
+        stage.clear()
+        stage.seed(9)
+        stage.sky(None, 1.0)
+        for x in (1.5, 2.5):
+            stage.box(Footprint(x, 0.2, 0.4, 0.4, 0.3), 0.9, 0.0, [stage.surface(rng, 'box')])
+        stage.light('POINT', (1.0, 0.0, 2.0), 60.0, (1, 1, 1))
+        stage.update()
+        stage.new_look()
+        return stage.render(view)
+
+    alone = first()
+    stage.clear()
+    stage.seed(1)
+    stage.sky(None, 1.0)
+    stage.box(Footprint(2.0, 0.0, 0.5, 0.5, 0.0), 1.0, 0.0,
+              [stage.surface(np.random.default_rng(1), 'wall')])
+    stage.render(view)
+    for found, expected in zip(first(), alone, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

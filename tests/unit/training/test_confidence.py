@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='torch is not installed: no training tests')
 
 from depth_node.cli import main  # noqa: E402
-from depth_node.training import calibration  # noqa: E402
+from depth_node.training import confidence_calibration as calibration  # noqa: E402
 from depth_node.training.checkpoints import network_of, read_checkpoint  # noqa: E402
 from depth_node.training.config import config_from_dict  # noqa: E402
 from depth_node.training.fit import RunError, train  # noqa: E402
