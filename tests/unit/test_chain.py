@@ -111,14 +111,22 @@ def test_all_steps_in_order_and_only_once(stand_in):
     assert done.returncode == 0, done.stderr
     made = calls(stand_in)
     assert [words[0] for words in made] == [
-        'synthesize', 'synthesize', 'train', 'export', 'quantize', 'evaluate', 'infer']
+        'synthesize', 'synthesize', 'train', 'train', 'export', 'quantize', 'evaluate', 'infer']
     minutes = [words[words.index('--minutes') + 1] for words in made[:2]]
     assert minutes == ['3', '1']  # a minute more, as there were no frames for val and test
     assert made[0][-2:] == ['--seed', '5']
     assert '20 frames, too few for val and test' in done.stdout
-    assert made[2][made[2].index('--max-time') + 1] == '00:02:00'
-    assert '--resume' not in made[2]
-    assert made[5][made[5].index('--baseline') + 1] == 'small'
+    assert [words[words.index('--config') + 1] for words in made[2:4]] == [
+        'config/train/small_coarse.yaml', 'config/train/small.yaml']
+    for words in made[2:4]:
+        assert words[words.index('--max-time') + 1] == '00:01:00'  # half of the minutes each
+        assert '--resume' not in words
+    assert '--init' not in made[2]
+    coarse = Path(made[2][made[2].index('--out') + 1]) / 'last.ckpt'
+    assert Path(made[3][made[3].index('--init') + 1]) == coarse
+    assert coarse.exists()
+    assert Path(made[4][1]).parent == Path(made[3][made[3].index('--out') + 1])  # is exported
+    assert made[6][made[6].index('--baseline') + 1] == 'small'
     text = (stand_in / 'chain/summary.md').read_text()
     assert 'Frames: 20 train, 20 val, 20 test.' in text
     assert '| 20 rendered/test | none | 0.500 | 0.250 | 3 of 20 |' in text
@@ -131,8 +139,9 @@ def test_all_steps_in_order_and_only_once(stand_in):
                   '--synthesize=--seed 5')
     assert longer.returncode == 0
     made = calls(stand_in)
-    assert [words[0] for words in made] == ['train', 'export', 'quantize', 'evaluate', 'infer']
-    assert '--resume' not in made[0]  # another schedule is another run
+    assert [words[0] for words in made] == [
+        'train', 'train', 'export', 'quantize', 'evaluate', 'infer']
+    assert not any('--resume' in words for words in made[:2])  # another schedule is another run
 
 
 def test_a_failed_step_is_named_and_tried_again(stand_in):
@@ -159,7 +168,7 @@ def test_rendering_that_adds_nothing_ends(stand_in):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_goes_on_with_the_time_that_is_left(stand_in, number):
     (stand_in / 'slow').touch()
-    running = subprocess.Popen(command(stand_in, '--train-minutes', '1'), stdout=subprocess.PIPE,
+    running = subprocess.Popen(command(stand_in, '--train-minutes', '2'), stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 30
     while not (stand_in / 'training').exists() and time.monotonic() < end:
@@ -172,7 +181,7 @@ def test_an_interrupted_training_goes_on_with_the_time_that_is_left(stand_in, nu
     assert (stand_in / 'interrupts').read_text() == '1'
     (stand_in / 'slow').unlink()
     calls(stand_in)
-    assert call(stand_in, '--train-minutes', '1').returncode == 0
+    assert call(stand_in, '--train-minutes', '2').returncode == 0
     made = calls(stand_in)
     assert made[0][0] == 'train'
     assert '--resume' in made[0]
