@@ -229,7 +229,7 @@ def test_distance_runs_along_the_ray(u: float, v: float, distance: float):
     point = np.array([(u - CAMERA.cx) / CAMERA.fx * z, (v - CAMERA.cy) / CAMERA.fy * z, z])
     assert np.linalg.norm(point) == pytest.approx(distance, rel=1e-5)
     rows, columns = np.nonzero(np.isfinite(found.depth))
-    assert np.hypot(rows - v, columns - u).max() <= 0.02 * 640
+    assert np.hypot(rows - v, columns - u).max() <= 0.02 * 640 + 1e-3  # it rounds as float32
 
 
 def test_compare_takes_the_median_ratio_and_refuses_little():

@@ -79,8 +79,8 @@ def benchmark_file() -> ModuleType:
 def test_bundled_model_marks_the_furniture_and_leaves_the_way_free(benchmark_file: ModuleType):
     pytest.importorskip('onnxruntime')
     clip = benchmark_file.load_clip(ROOT / 'demo' / 'clip')
-    found = benchmark_file.drive(clip, step=6, backend='onnxruntime')
-    assert found['scale_ok'] >= 2
+    found = benchmark_file.drive(clip, backend='onnxruntime')
+    assert found['scale_ok'] >= 10
     assert found['furniture_cells'] > 300
     assert found['furniture_marked'] > 0.9
     assert found['path_m'] > 0.8
