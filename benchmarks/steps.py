@@ -112,7 +112,8 @@ def main() -> int:
                   f'{options.cores // processes} thread(s): {speed:.1f} pictures/s', flush=True)
     result = {
         'machine': platform.machine(), 'cores': options.cores,
-        'command': 'python benchmarks/steps.py',
+        'command': f'python benchmarks/steps.py --pictures {options.pictures} '
+                   f'--rounds {options.rounds}',
         'ways': [
             {'size': size, 'batch': batch, 'processes': processes,
              'threads': options.cores // processes,
