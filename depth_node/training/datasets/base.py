@@ -150,7 +150,7 @@ def read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise DatasetError(f'{path}: no such file') from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in a name from a list
-        raise DatasetError(f'{str(path)!r}: cannot be read ({error})') from error
+        raise DatasetError(f'{path}: cannot be read ({error})') from error
 
 
 def clean_depth(
