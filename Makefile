@@ -57,7 +57,7 @@ test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all
 	fi
 
 .PHONY: chain
-chain:  ## Render, train, export, quantize, evaluate and infer in small (minutes of each); see docs/training.md.
+chain:  ## Render, train, export, quantize, evaluate and infer in small (some 20 minutes); see docs/training.md.
 	@$(or $(PYTHON),python3) scripts/chain.py --folder '$(CHAIN_FOLDER)' \
 	  --render-minutes '$(CHAIN_RENDER_MINUTES)' --train-minutes '$(CHAIN_TRAIN_MINUTES)' \
 	  --workers '$(CHAIN_WORKERS)' --synthesize='$(CHAIN_SYNTHESIZE)' \

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import json
 import os
 from pathlib import Path
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -176,6 +177,7 @@ def main() -> int:
                             for item in options.eval]),
                 ('--steps', [str(options.steps)]), ('--limit', [str(options.limit)]),
                 ('--seeds', [str(options.seeds)]),
+                ('--only', [shlex.quote(name) for name in options.only or ()]),
             ) for value in values for word in (key, value)),
         'runs': runs,
     }  # fmt: skip
