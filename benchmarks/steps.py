@@ -2,7 +2,8 @@
 
 Forward, losses, backward, optimiser and averaging on frames of noise that are kept, so without
 loading (benchmarks/loader.py measures that). One process with a thread per core is compared with
-one process per core, at both sizes of the recipe. Processes do not exchange gradients here.
+one process per core, at both sizes of the recipe, in float32 and in bfloat16 (run.precision of
+32-true and bf16-mixed). Processes do not exchange gradients here.
 
     python benchmarks/steps.py
 """
@@ -25,10 +26,13 @@ CLONE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CLONE))
 
 PRESETS = {'96x128': 'small_coarse', '192x256': 'small'}
+PRECISIONS = ('32-true', 'bf16-mixed')
 WARMUP = 2
 
 
-def rate(preset: str, batch: int, threads: int, steps: int, ready: Barrier) -> float:
+def rate(
+    preset: str, batch: int, threads: int, half: bool, steps: int, ready: Barrier
+) -> float:
     """Return this process's pictures a second."""
     from depth_node.training.config import load_config
     from depth_node.training.tasks import DepthTask
@@ -53,7 +57,9 @@ def rate(preset: str, batch: int, threads: int, steps: int, ready: Barrier) -> f
 
     def step() -> None:
         optimiser.zero_grad()
-        task.objective.losses(task.network, frames)['loss'].backward()
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            loss = task.objective.losses(task.network, frames)['loss']
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(task.network.parameters(), config.optim.clip)
         optimiser.step()
         assert task.ema is not None
@@ -96,30 +102,32 @@ def main() -> int:
     parser.add_argument('--out', type=Path, default=CLONE / 'docs' / 'results' / 'steps.json')
     options = parser.parse_args()
     ways = [
-        (size, batch, processes)
+        (size, batch, processes, half)
         for size in PRESETS
         for batch in (8, 16)
         for processes in sorted({1, options.cores})
+        for half in (False, True)
     ]
-    found: dict[tuple[str, int, int], list[float]] = {way: [] for way in ways}
+    found: dict[tuple[str, int, int, bool], list[float]] = {way: [] for way in ways}
     for _ in range(options.rounds):
-        for size, batch, processes in ways:
+        for size, batch, processes, half in ways:
             pictures = options.pictures // (4 if size == '192x256' else 1)
             steps = max(1, pictures // (batch * processes))
-            speed = together(processes, PRESETS[size], batch, options.cores // processes, steps)
-            found[size, batch, processes].append(speed)
-            print(f'{size}, batch {batch}, {processes} process(es) of '
-                  f'{options.cores // processes} thread(s): {speed:.1f} pictures/s', flush=True)
+            threads = options.cores // processes
+            speed = together(processes, PRESETS[size], batch, threads, half, steps)
+            found[size, batch, processes, half].append(speed)
+            print(f'{size}, batch {batch}, {processes} process(es) of {threads} thread(s), '
+                  f'{PRECISIONS[half]}: {speed:.1f} pictures/s', flush=True)
     result = {
         'machine': platform.machine(), 'cores': options.cores,
         'command': f'python benchmarks/steps.py --pictures {options.pictures} '
                    f'--rounds {options.rounds}',
         'ways': [
             {'size': size, 'batch': batch, 'processes': processes,
-             'threads': options.cores // processes,
+             'threads': options.cores // processes, 'precision': PRECISIONS[half],
              'pictures_per_s': round(statistics.median(speeds), 1),
              'rounds': [round(speed, 1) for speed in speeds]}
-            for (size, batch, processes), speeds in found.items()
+            for (size, batch, processes, half), speeds in found.items()
         ],
     }  # fmt: skip
     options.out.write_text(json.dumps(result, indent=2) + '\n')

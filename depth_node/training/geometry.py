@@ -31,9 +31,11 @@ def without_autocast(function: Callable[_P, _T]) -> Callable[_P, _T]:
     @functools.wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         first = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
-        if first.is_meta:  # shapes only: autocast does not know the device
+        device = first.device.type
+        # Of the meta device, for shapes only, autocast does not know.
+        if first.is_meta or not torch.is_autocast_enabled(device):
             return function(*args, **kwargs)
-        with torch.autocast(first.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)
 
     return wrapped

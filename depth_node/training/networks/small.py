@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+from depth_node.training.geometry import without_autocast
 from depth_node.training.networks.base import DepthNetwork, checked_range, checked_size
 from depth_node.training.networks.confidence import ConfidenceHead
 from depth_node.training.networks.encoders import build_encoder
@@ -157,7 +158,8 @@ class SmallDepthNet(DepthNetwork):
             maps.append(features)
         return maps
 
+    @without_autocast  # in bfloat16 log depth has steps of 0.8 %, in which borders drown
     def _depth(self, features: torch.Tensor) -> torch.Tensor:
-        log_depth = functional.pixel_shuffle(self.head(features), 2)
+        log_depth = functional.pixel_shuffle(self.head(features.float()), 2)
         near, far = self.depth_range_m
-        return log_depth.float().clamp(math.log(near), math.log(far)).exp()
+        return log_depth.clamp(math.log(near), math.log(far)).exp()

@@ -153,3 +153,19 @@ def test_inverse_depth_is_made_in_full_precision(name, options, head, largest, s
     assert found.dtype == torch.float32
     expected = smallest + (largest - smallest) * logits[0].double().sigmoid()
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_log_depth_of_the_bundled_network_is_made_in_full_precision():
+    """Log depth of 2 m in bfloat16 has steps of 0.4 %: a flat wall would become stairs."""
+    torch.manual_seed(0)
+    network = build_network('small', size_hw=(64, 96), pretrained=False).eval()
+    maps = []
+    network.head.register_forward_hook(lambda *call: maps.append(call[1:]))
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        found = network(torch.randn(1, 3, 64, 96))
+    ((features,), log_depth), = maps
+    assert features.dtype == log_depth.dtype == found.dtype == torch.float32
+    assert torch.equal(features, features.bfloat16().float())  # what leads there is half
+    values = torch.nn.functional.pixel_shuffle(log_depth, 2)
+    assert not torch.equal(values, values.bfloat16().float())
+    torch.testing.assert_close(found, values.exp())

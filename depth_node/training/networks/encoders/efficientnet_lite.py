@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 
 from depth_node.training.networks.encoders.base import Encoder
+from depth_node.training.networks.encoders.depthwise import depthwise_conv2d
 from depth_node.training.networks.encoders.weights import load_encoder_weights
 import torch
 from torch import nn
@@ -110,14 +111,18 @@ class SameConv2d(nn.Conv2d):
         shift = norm.bias - norm.running_mean * scale
         weight = self.weight * scale.view(-1, 1, 1, 1)
         if self._pad is None:
-            return self._conv_forward(batch, weight, shift)
+            return self._filter(batch, weight, shift, self.kernel_size[0] // 2)
         # Padded by one stride more than on the left, on both sides, there is one row and column
         # too many at the start; to cut them off costs less than to copy the input for its border.
         step = self.stride[0]
-        wide = functional.conv2d(
-            batch, weight, shift, step, self._pad[0] + step, groups=self.groups
-        )
-        return wide[..., 1:, 1:]
+        return self._filter(batch, weight, shift, self._pad[0] + step)[..., 1:, 1:]
+
+    def _filter(
+        self, batch: torch.Tensor, weight: torch.Tensor, shift: torch.Tensor, padding: int
+    ) -> torch.Tensor:
+        if self.groups == self.in_channels:
+            return depthwise_conv2d(batch, weight, shift, self.stride[0], padding)
+        return functional.conv2d(batch, weight, shift, self.stride, padding)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
