@@ -62,10 +62,10 @@ class _Depthwise(torch.autograd.Function):
         of_output = of_output.contiguous(memory_format=torch.channels_last)
         of_batch = of_weight = of_bias = None
         if context.needs_input_grad[0]:
-            given = (of_output, batch, weight)
+            given = [of_output, batch, weight]
             if batch.dtype == torch.bfloat16 and stride > 1:
-                given = tuple(tensor.float() for tensor in given)
-            of_batch = _backward(*given, stride, padding, 0).to(batch.dtype)
+                given = [tensor.float() for tensor in given]
+            of_batch = _backward(given[0], given[1], given[2], stride, padding, 0).to(batch.dtype)
         if context.needs_input_grad[1]:
             of_weight = _of_kernel(of_output, batch, weight, stride, padding)
         if context.needs_input_grad[2]:
