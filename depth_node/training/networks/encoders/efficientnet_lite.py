@@ -120,7 +120,7 @@ class SameConv2d(nn.Conv2d):
     def _filter(
         self, batch: torch.Tensor, weight: torch.Tensor, shift: torch.Tensor, padding: int
     ) -> torch.Tensor:
-        if self.groups == self.in_channels:
+        if self.groups > 1:  # one for each channel: there are no others in these networks
             return depthwise_conv2d(batch, weight, shift, self.stride[0], padding)
         return functional.conv2d(batch, weight, shift, self.stride, padding)
 
