@@ -2,8 +2,8 @@
 
 oneDNN, PyTorch's library on CPUs, has a quick way to the gradient of a depthwise kernel of up to
 three columns, and a way many times as slow for wider ones; with bfloat16 the gradient of the
-input at stride 2 is slow as well. Here the gradient of a wide kernel is computed three columns at a
-time, and that of the input in float32 where bfloat16 is slow. The numbers are the same, to
+input at stride 2 is slow as well. Here the gradient of a wide kernel is computed three columns at
+a time, and that of the input in float32 where bfloat16 is slow. The numbers are the same, to
 rounding.
 """
 
