@@ -97,6 +97,12 @@ def test_big_endian_with_doubles_stored_as_bytes(load):
         (saved({'a': np.ones((9, 9))})[:-8], r'cut off: an element of \d+ bytes'),
         (saved({'a': np.ones((9, 9))}, do_compression=True)[:-4], r'cut off: an element'),
     ],
+    # no ids from the bytes: SciPy writes the time into them, and every process must collect
+    # the same names
+    ids=[
+        'empty', 'zeros', 'version 7.3', 'version 4', 'complex', 'struct', 'another name',
+        'cut off', 'packed, cut off',
+    ],
 )
 def test_what_is_not_read_is_refused(load, data, message):
     with pytest.raises(DatasetError, match=rf'a\.mat: .*{message}'):
