@@ -431,6 +431,23 @@ def small_thing(
     return shape, (width, depth, height), use
 
 
+def package(rng: np.random.Generator) -> tuple[str, tuple[float, float, float], str]:
+    """Draw a package as it stands on a table or in a shop: shape, size [m] and surface.
+
+    Cartons stand upright, lie on a side or are cubes; some packages are tins.
+    """
+    if rng.uniform() < 0.2:
+        width = float(rng.uniform(0.06, 0.13))
+        return 'can', (width, width, float(rng.uniform(0.08, 0.28))), 'cylinder'
+    longest = float(rng.uniform(0.1, 0.36))
+    middle = longest * float(rng.uniform(0.45, 0.95))
+    least = middle * float(rng.uniform(0.2, 0.9))
+    sides = {'upright': (middle, least, longest), 'on edge': (longest, least, middle),
+             'flat': (longest, middle, least)}
+    way = str(rng.choice(list(sides), p=[0.45, 0.25, 0.3]))
+    return 'box', sides[way], 'box'
+
+
 def plan_table(
     rng: np.random.Generator, assets: list[Asset], density: str, *,
     half_xy: tuple[float, float] | None = None, top: float | None = None,
@@ -440,8 +457,9 @@ def plan_table(
     Args:
         rng: the scene's generator.
         assets: the catalogue.
-        density: 'bare' (1 to 5 things), 'set' (5 to 14), 'dense' (15 to 40) or 'heap' (20 to 45
-            that lie on each other; `scenes` finds their heights).
+        density: 'bare' (1 to 5 things), 'packed' (3 to 11, mostly packages, side by side and on
+            each other), 'set' (5 to 14), 'dense' (15 to 40) or 'heap' (20 to 45 that lie on each
+            other; `scenes` finds their heights).
         half_xy: half extents of the top; drawn when None.
         top: height of the top; drawn when None.
     """
@@ -455,14 +473,15 @@ def plan_table(
     plan = TablePlan(half_xy, top, is_round)
     if rng.uniform() < 0.35:
         plan.wall_y = half_xy[1] + float(rng.uniform(0.0, 0.12))
-    heap = density == 'heap'
-    count = int(rng.integers(*{'bare': (1, 6), 'set': (5, 15), 'dense': (15, 41),
-                               'heap': (20, 46)}[density]))
+    heap, packed = density == 'heap', density == 'packed'
+    count = int(rng.integers(*{'bare': (1, 6), 'packed': (3, 12), 'set': (5, 15),
+                               'dense': (15, 41), 'heap': (20, 46)}[density]))
     models = [a for a in assets if a.role == 'small' or (a.desktop and rng.uniform() < 0.5)]
     focus = rng.uniform(-0.4, 0.4, 2) * half_xy
-    spread = (rng.uniform(0.08, 0.16, 2) if heap
+    spread = (rng.uniform(0.08, 0.16, 2) if heap else rng.uniform(0.1, 0.35, 2) if packed
               else rng.uniform(0.3, 0.8) * np.array(half_xy))
-    share = rng.uniform(0.2, 0.7)  # of catalogue models among the things
+    # of catalogue models among the things
+    share = rng.uniform(0.0, 0.3) if packed else rng.uniform(0.2, 0.7)
     taken: list[Footprint] = []
     for _ in range(count * 3):
         if len(taken) >= count:
@@ -475,7 +494,8 @@ def plan_table(
         if asset is not None:
             spot = Footprint(float(x), float(y), *asset.size_m[:2], yaw)
         else:
-            shape, size, use = small_thing(rng, 0.06 if density == 'bare' else 0.03)
+            shape, size, use = (package(rng) if packed
+                                else small_thing(rng, 0.06 if density == 'bare' else 0.03))
             spot = Footprint(float(x), float(y), *size[:2], yaw)
         radius = np.hypot(spot.x, spot.y)
         edge = radius < 0.95 * half_xy[0] if is_round else _inside(
@@ -488,8 +508,10 @@ def plan_table(
             continue
         tilt = (float(rng.normal(0, 0.15)), float(rng.normal(0, 0.15))) if heap else (0.0, 0.0)
         height, z, turn = size[2], top, float(rng.choice([0.05, 0.3, 1.5]))
-        stack = not heap and shape in ('box', 'can') and rng.uniform() < 0.25 and height < 0.14
-        for _level in range(int(rng.integers(2, 6)) if stack else 1):
+        low, likely, most = (0.2, 0.45, 4) if packed else (0.14, 0.25, 6)
+        stack = (not heap and shape in ('box', 'can') and rng.uniform() < likely
+                 and height < low)
+        for _level in range(int(rng.integers(2, most)) if stack else 1):
             plan.solids.append(Solid(shape, spot, height, z, use, tilt))
             z += height
             spot = Footprint(spot.x + float(rng.normal(0, 0.006)),

@@ -122,10 +122,12 @@ def _build(
         stage.update()
         return scenes.room_views(stage, rng, plan, count), plan.theme
     if kind == 'close':
-        density = str(rng.choice(['bare', 'set', 'dense', 'heap'], p=[0.1, 0.3, 0.35, 0.25]))
+        density = str(rng.choice(['bare', 'packed', 'set', 'dense', 'heap'],
+                                 p=[0.1, 0.1, 0.25, 0.3, 0.25]))
         style = 'close'
     else:
-        density = str(rng.choice(['bare', 'set', 'dense', 'heap'], p=[0.25, 0.35, 0.25, 0.15]))
+        density = str(rng.choice(['bare', 'packed', 'set', 'dense', 'heap'],
+                                 p=[0.17, 0.34, 0.22, 0.17, 0.1]))
         style = str(rng.choice(['workspace', 'kinect', 'across'], p=[0.42, 0.4, 0.18]))
     table, size = scenes.build_table(stage, rng, assets, density)
     stage.update()

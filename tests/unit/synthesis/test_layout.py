@@ -74,7 +74,8 @@ def test_rooms_differ_and_repeat():
 
 
 @pytest.mark.parametrize(
-    ('density', 'least', 'most'), [('bare', 1, 5), ('set', 3, 14), ('dense', 7, 40)]
+    ('density', 'least', 'most'),
+    [('bare', 1, 5), ('packed', 2, 11), ('set', 3, 14), ('dense', 7, 40)],
 )
 def test_tables_carry_what_they_should(density, least, most):
     for seed in range(8):
@@ -85,6 +86,19 @@ def test_tables_carry_what_they_should(density, least, most):
         assert least <= len(bottom) <= most
         assert not any(a.overlaps(b) for a, b in itertools.combinations(bottom, 2))
         assert all(np.hypot(spot.x, spot.y) < 0.95 for spot in bottom)
+
+
+def test_packages_are_tall_and_stacked():
+    rng = np.random.default_rng(3)
+    plans = [plan_table(rng, [], 'packed', half_xy=(0.7, 0.45), top=0.7) for _ in range(40)]
+    solids = [solid for plan in plans for solid in plan.solids]
+    cartons = [solid for solid in solids if solid.shape == 'box']
+    assert {solid.shape for solid in solids} == {'box', 'can'}
+    assert all(0.009 < min(s.footprint.width, s.footprint.depth, s.height) for s in cartons)
+    assert all(max(s.footprint.width, s.footprint.depth, s.height) <= 0.36 for s in cartons)
+    upright = [s for s in cartons if s.height > max(s.footprint.width, s.footprint.depth)]
+    assert 0.25 < len(upright) / len(cartons) < 0.55
+    assert sum(solid.z > 0.7 for solid in solids) > 20
 
 
 def test_a_heap_overlaps_and_its_things_are_tilted():
