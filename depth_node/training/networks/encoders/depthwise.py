@@ -64,7 +64,9 @@ class _Depthwise(torch.autograd.Function):
         if context.needs_input_grad[0]:
             given = [of_output, batch, weight]
             if batch.dtype == torch.bfloat16 and stride > 1:
-                given = [tensor.float() for tensor in given]
+                # of the batch only its shape counts here
+                given = [of_output.float(), torch.empty_like(batch, dtype=torch.float32),
+                         weight.float()]
             of_batch = _backward(given[0], given[1], given[2], stride, padding, 0).to(batch.dtype)
         if context.needs_input_grad[1]:
             of_weight = _of_kernel(of_output, batch, weight, stride, padding)
