@@ -120,15 +120,9 @@ class Stage:
     def clear(self) -> None:
         """Remove everything of the last scene; imported models stay in memory."""
         data = self._bpy.data
-        for thing in list(data.objects):
-            if thing is not self.camera and thing != self.camera:
-                data.objects.remove(thing)
-        for block in self._temporary:
-            collection = {
-                'MESH': data.meshes, 'MATERIAL': data.materials, 'IMAGE': data.images,
-                'LIGHT': data.lights,
-            }[block.id_type]
-            collection.remove(block)
+        # at once: one by one each walks through all that could refer to it (a tenth of a scene)
+        data.batch_remove([thing for thing in data.objects if thing != self.camera]
+                          + self._temporary)
         self._temporary.clear()
         self.used.clear()
         # Cycles keeps what it has by address: pictures of the next scene that land on a freed
