@@ -110,7 +110,6 @@ def drive(clip: Clip, *, step: int = 2, outliers: float = 0.3, factor: float = 1
         'furniture_marked': found_share(truth.occupied, marked.occupied, NEAR_CELLS),
         'path_m': free_m, 'path_cells': int(np.count_nonzero(path)),
         'path_marked': int(np.count_nonzero(path & marked.occupied)),
-        'path_free_m': float(along[path & marked.occupied].min(initial=free_m)),
         'free_floor_cells': int(np.count_nonzero(floor)),
         'free_floor_marked': float(np.count_nonzero(floor & marked.occupied)
                                    / max(1, np.count_nonzero(floor))),

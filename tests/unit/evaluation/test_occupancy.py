@@ -85,11 +85,8 @@ def test_bundled_model_marks_the_furniture_and_leaves_the_way_free(benchmark_fil
     assert found['furniture_marked'] > 0.9
     assert found['path_m'] > 0.8
     assert found['path_cells'] > 100
-    assert found['path_marked'] <= 0.01 * found['path_cells']  # one cell
-    # Nothing stands in the way but the furniture at its end, a cell too near at most.
-    assert found['path_free_m'] > found['path_m'] - 0.05
+    assert found['path_marked'] == 0
     assert found['free_floor_marked'] < 0.2
     # the figures would tell: clouds that are a third too near stand in the way
     near = benchmark_file.drive(clip, step=12, backend='onnxruntime', factor=0.67)
     assert near['path_marked'] >= 10
-    assert near['path_free_m'] < near['path_m'] - 0.1
