@@ -120,7 +120,7 @@ class Stage:
     def clear(self) -> None:
         """Remove everything of the last scene; imported models stay in memory."""
         data = self._bpy.data
-        # at once: one by one each walks through all that could refer to it (a tenth of a scene)
+        # at once: one by one each walks through all that could refer to it
         data.batch_remove([thing for thing in data.objects if thing != self.camera]
                           + self._temporary)
         self._temporary.clear()

@@ -434,7 +434,7 @@ def small_thing(
 def package(rng: np.random.Generator) -> tuple[str, tuple[float, float, float], str]:
     """Draw a package as it stands on a table or in a shop: shape, size [m] and surface.
 
-    Cartons stand upright, lie on a side or are cubes; some packages are tins.
+    Cartons stand upright or on edge, or lie flat; one package in five is a tin.
     """
     if rng.uniform() < 0.2:
         width = float(rng.uniform(0.06, 0.13))
