@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 import math
@@ -133,6 +134,8 @@ class PackedCloud:
         point_step: bytes of a point.
         removed: how many points were left out, by reason: `far`, `height`, `ground`, `voxel`.
         note: what was asked for and could not be done, '' if nothing.
+        buffer: the same bytes as an array that a message can hold without copying them; None
+            where there is none (not organised). The packer's next call overwrites it, too.
     """
 
     data: NDArray[np.uint8]
@@ -143,6 +146,7 @@ class PackedCloud:
     point_step: int = POINT_STEP
     removed: dict[str, int] = field(default_factory=dict)
     note: str = ''
+    buffer: array[int] | None = None
 
 
 class CloudPacker:
@@ -162,9 +166,12 @@ class CloudPacker:
         v = np.arange(height)[self._window[0]]
         self._ray_x = ((u - camera.cx) / camera.fx).astype(np.float32)[None, :]
         self._ray_y = ((v - camera.cy) / camera.fy).astype(np.float32)[:, None]
-        self._points: NDArray[np.float32] = np.zeros(
-            (len(v), len(u), layout.point_step // 4), np.float32)
-        self._z: NDArray[np.float32] = np.empty((len(v), len(u)), np.float32)
+        columns = layout.point_step // 4
+        self._buffer = array('B', bytes(len(v) * len(u) * layout.point_step))
+        self._points = np.frombuffer(self._buffer, np.float32).reshape(len(v), len(u), columns)
+        # x, y, z and the fields one by one; interleaved by one pass over the points
+        self._planes: NDArray[np.float32] = np.zeros((columns, len(v), len(u)), np.float32)
+        self._z = self._planes[2]
         self._scratch: NDArray[np.float32] = np.empty((len(v), len(u)), np.float32)
         self._colour: NDArray[np.uint8] = np.zeros((len(v), len(u), 4), np.uint8)
         self._mount: Mount | None = None
@@ -181,7 +188,8 @@ class CloudPacker:
             ValueError: the depth image has another size than the camera.
         """
         self._read(depth)
-        return self._back_project()
+        self._back_project()
+        return self._interleaved()
 
     def _read(self, depth: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fill the buffer of depths, NaN where not finite; return the window of the image."""
@@ -194,10 +202,18 @@ class CloudPacker:
         # Inf + NaN stays NaN: an invalid point is NaN and never Inf (MoveIt drops only NaN)
         return seen
 
-    def _back_project(self) -> NDArray[np.float32]:
-        np.multiply(self._ray_x, self._z, out=self._points[..., 0])
-        np.multiply(self._ray_y, self._z, out=self._points[..., 1])
-        self._points[..., 2] = self._z
+    def _back_project(self) -> None:
+        np.multiply(self._ray_x, self._z, out=self._planes[0])
+        np.multiply(self._ray_y, self._z, out=self._planes[1])
+
+    def _interleaved(self) -> NDArray[np.float32]:
+        # as whole numbers: no copy may touch the bits of a colour
+        planes, points = self._planes.view(np.int32), self._points.view(np.int32)
+        if len(planes) == 4 and points.size:
+            cv2.merge(list(planes), points)
+        else:  # cv2 is fast for up to four
+            for column, plane in enumerate(planes):
+                points[..., column] = plane
         return self._points
 
     def pack(self, depth: NDArray[np.float32], rgb: NDArray[np.uint8] | None = None, *,
@@ -231,16 +247,18 @@ class CloudPacker:
                 note = f'no {what} in the cloud: {NO_MOUNT}'
             else:
                 removed.update(self._crop_heights(mount))
-        points = self._back_project()
+        self._back_project()
         self._fill_fields(rgb, confidence)
+        points = self._interleaved()
         removed = {reason: count for reason, count in removed.items() if count}
         height, width = points.shape[:2]
         if layout.organised:
             dense = not np.isnan(self._z).any()
             return PackedCloud(points.reshape(-1).view(np.uint8), height, width, bool(dense),
-                               layout.fields, layout.point_step, removed, note)
+                               layout.fields, layout.point_step, removed, note, self._buffer)
         # one item per point: indexing rows of numbers takes thirty times as long
-        rows = points.reshape(height * width, -1).view(np.dtype((np.void, layout.point_step)))
+        rows = points.reshape(height * width, layout.point_step // 4).view(
+            np.dtype((np.void, layout.point_step)))
         kept = rows[np.flatnonzero(~np.isnan(self._z)), 0]
         if self._thinner is not None:
             numbers = kept.view(np.float32).reshape(len(kept), layout.point_step // 4)
@@ -298,25 +316,26 @@ class CloudPacker:
 
     def _fill_fields(self, rgb: NDArray[np.uint8] | None,
                      confidence: NDArray[np.float32] | None) -> None:
-        points = self._points
         picture = None
         for image, name in ((rgb, 'rgb'), (confidence, 'confidence')):
             if image is not None and image.shape[:2] != self.camera.size_hw:
                 raise ValueError(f'points: {name} {image.shape[:2]}, camera '
                                  f'{self.camera.size_hw}')
-        if rgb is not None and ('rgb' in self.layout.fields or 'intensity' in self.layout.fields):
+        coloured = 'rgb' in self.layout.fields or 'intensity' in self.layout.fields
+        if rgb is not None and coloured and self._z.size:  # cv2 refuses an empty picture
             picture = np.ascontiguousarray(rgb[self._window])
-        for column, name in enumerate(self.layout.fields, 3):
+        for plane, name in zip(self._planes[3:], self.layout.fields, strict=False):
             if name == 'rgb' and picture is not None:
-                # bytes B, G, R, 0 are the little-endian number 0x00RRGGBB
-                cv2.mixChannels([picture], [self._colour], [0, 2, 1, 1, 2, 0])
-                points.view(np.uint32)[..., column] = self._colour.view(np.uint32)[..., 0]
+                # bytes B, G, R, 0 are the little-endian number 0x00RRGGBB; cv2 makes B, G, R, 255
+                cv2.cvtColor(picture, cv2.COLOR_RGB2BGRA, dst=self._colour)
+                np.bitwise_and(self._colour.view(np.uint32)[..., 0], np.uint32(0x00FFFFFF),
+                               out=plane.view(np.uint32))
             elif name == 'intensity' and picture is not None:
-                points[..., column] = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+                plane[:] = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
             elif name == 'confidence':
-                points[..., column] = np.nan if confidence is None else confidence[self._window]
+                plane[:] = np.nan if confidence is None else confidence[self._window]
             else:
-                points[..., column] = 0.0
+                plane[:] = 0.0
 
 
 class VoxelThinner:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import cv2
 from depth_node.camera import Camera
 from depth_node.model_card import InputSpec
 import numpy as np
 from numpy.typing import NDArray
+
+_LARGEST_REST: Final = 1.7  # times that means of blocks may be more than the picture's pixels
 
 
 class ResizePlan:
@@ -21,6 +23,8 @@ class ResizePlan:
         network_hw: the network's input.
         window: (v0, u0, height, width) of the picture inside the network's input; smaller than
             `network_hw` only with the `pad` policy.
+        blocks: (rows, columns) of the image that are averaged to one pixel before the rest of the
+            way is interpolated; None: the image is resized at once.
         picture: (h, w, 3) uint8 that the network saw last, in its colour order; a buffer.
     """
 
@@ -38,8 +42,13 @@ class ResizePlan:
             self.window = (0, 0, net_h, net_w)
         _v0, _u0, height, width = self.window
         shrinks = height * width < size_hw[0] * size_hw[1]
+        self.blocks = _blocks(size_hw, (height, width))
         # INTER_AREA averages what a smaller grid cannot hold; INTER_LINEAR alone would alias
-        self._interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        self._interpolation = (
+            cv2.INTER_AREA if shrinks and self.blocks is None else cv2.INTER_LINEAR)
+        if self.blocks is not None:
+            reduced = size_hw[0] // self.blocks[0], size_hw[1] // self.blocks[1]
+            self._reduced: NDArray[np.uint8] = np.empty((*reduced, 3), np.uint8)
         fill = spec.mean if spec.layout == 'float32_nchw' else (127.0, 127.0, 127.0)
         self._canvas: NDArray[np.uint8] = np.empty((net_h, net_w, 3), np.uint8)
         self._canvas[:] = np.rint(fill).astype(np.uint8)
@@ -63,7 +72,11 @@ class ResizePlan:
         if rgb.shape != (*self.size_hw, 3):
             raise ValueError(f'preprocess: image {rgb.shape}, expected {(*self.size_hw, 3)}')
         v0, u0, height, width = self.window
-        if self.size_hw == (height, width):
+        if self.blocks is not None:
+            cv2.resize(rgb, self._reduced.shape[1::-1], dst=self._reduced,
+                       interpolation=cv2.INTER_AREA)
+            rgb = self._reduced
+        if rgb.shape == self._inside.shape:
             np.copyto(self._inside, rgb)
         else:
             cv2.resize(rgb, (width, height), dst=self._inside,
@@ -121,6 +134,21 @@ class ResizePlan:
             cv2.resize(network_map, self.size_hw[::-1], dst=out,
                        interpolation=cv2.INTER_LINEAR)
         return out
+
+
+def _blocks(size_hw: tuple[int, int], picture_hw: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the whole blocks of an image whose means are little more than the picture needs.
+
+    cv2 is fast in averaging whole blocks and six times slower in areas that cut pixels (640x480 to
+    256x192). What is left to do after blocks must be little, so that INTER_LINEAR does not alias.
+    """
+    found = []
+    for side, wanted in zip(size_hw, picture_hw, strict=True):
+        block = next((n for n in range(side // wanted, 1, -1) if side % n == 0), 1)
+        if block == 1 or side > _LARGEST_REST * block * wanted:
+            return None
+        found.append(block)
+    return found[0], found[1]
 
 
 def network_size(spec: InputSpec, size_hw: tuple[int, int]) -> tuple[int, int]:

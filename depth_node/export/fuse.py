@@ -2,7 +2,8 @@
 
 The result takes the whole picture of one camera, so that the GPU resizes and the CPU copies. cv2's
 INTER_AREA and INTER_LINEAR, which `ResizePlan` uses on the way in, are linear and separable: a
-matrix for the rows and one for the columns compute the same, in operators that every TensorRT has.
+matrix for the rows and one for the columns compute the same, in operators that every TensorRT has;
+whole blocks, where `ResizePlan` averages them first, are pooled.
 
 The map stays as the network makes it: `ResizePlan.back` brings it to the picture after the
 filters, which work on the map's own grid. Results that stay on the GPU can be had at the picture's
@@ -403,19 +404,29 @@ def _way_in(
     height, width = plan.size_hw
     v0, u0, rows, columns = plan.window
     net_h, net_w = plan.network_hw
-    area = rows * columns < height * width  # as ResizePlan chooses
-    shrinks = rows <= height and columns <= width
     # uint8 goes into Cast alone: TensorRT takes it nowhere else
     last = nodes.add('Cast', spec.name, to=TensorProto.FLOAT)
-    resized = (rows, columns) != plan.size_hw
+    nchw = plan.blocks is not None
+    if plan.blocks is not None:
+        last = nodes.add('Transpose', last, perm=[0, 3, 1, 2])
+        last = nodes.add('AveragePool', last, kernel_shape=plan.blocks, strides=plan.blocks)
+        last = _whole(nodes, last, halved=plan.blocks == (2, 2), averaged=True)
+        height, width = height // plan.blocks[0], width // plan.blocks[1]
+    # as ResizePlan chooses
+    area = plan.blocks is None and rows * columns < height * width
+    shrinks = rows <= height and columns <= width
+    resized = (rows, columns) != (height, width)
     if resized:
-        # rows first: as (height, width * 3) the picture needs no transposition for it
         matrix = np.zeros((net_h, height), np.float32)
         matrix[v0:v0 + rows] = resize_matrix(rows, height, area=area, shrinks=shrinks)
-        last = nodes.add('Reshape', last, nodes.constant([height, 3 * width], np.int64))
-        last = nodes.add('MatMul', nodes.constant(matrix), last)
-        last = nodes.add('Reshape', last, nodes.constant([1, net_h, width, 3], np.int64))
-    last = nodes.add('Transpose', last, perm=[0, 3, 1, 2])
+        if nchw:
+            last = nodes.add('MatMul', nodes.constant(matrix), last)
+        else:  # rows first: as (height, width * 3) the picture needs no transposition for it
+            last = nodes.add('Reshape', last, nodes.constant([height, 3 * width], np.int64))
+            last = nodes.add('MatMul', nodes.constant(matrix), last)
+            last = nodes.add('Reshape', last, nodes.constant([1, net_h, width, 3], np.int64))
+    if not nchw:
+        last = nodes.add('Transpose', last, perm=[0, 3, 1, 2])
     if resized:
         matrix = np.zeros((net_w, width), np.float32)
         matrix[u0:u0 + columns] = resize_matrix(columns, width, area=area, shrinks=shrinks)

@@ -1,7 +1,8 @@
 """Between ROS messages and the core's arrays.
 
-Large data is always filled by `msg.data.frombytes` on a new message: every other way is 3 to 3000
-times slower on some distribution (field checks, conversion item by item).
+Large data is an array('B') from the start or filled by `msg.data.frombytes` on a new message:
+every other way is 3 to 3000 times slower on some distribution (field checks, conversion item by
+item).
 """
 
 from __future__ import annotations
@@ -123,7 +124,10 @@ def point_cloud(header: Header, cloud: PackedCloud) -> PointCloud2:
     msg.point_step = cloud.point_step
     msg.row_step = cloud.point_step * cloud.width
     msg.is_dense = cloud.is_dense
-    _fill(msg.data, cloud.data)
+    if cloud.buffer is None:
+        _fill(msg.data, cloud.data)
+    else:
+        msg.data = cloud.buffer  # an array('B') is taken as it is by every distribution's setter
     return msg
 
 

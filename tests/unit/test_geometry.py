@@ -132,6 +132,27 @@ def test_empty_dense_cloud_has_no_points():
     assert (packed.width, packed.data.size) == (0, 0)
 
 
+@pytest.mark.parametrize('organised', [True, False])
+def test_region_beside_the_image_gives_an_empty_cloud(organised):
+    layout = CloudLayout(roi=(400, 0, 5, 5), organised=organised)
+    packed = CloudPacker(CAMERA, layout).pack(
+        np.ones(CAMERA.size_hw, np.float32), np.zeros((*CAMERA.size_hw, 3), np.uint8))
+    assert (packed.width, packed.data.size) == (0, 0)
+
+
+@pytest.mark.parametrize('fields', [('rgb',), FIELDS])
+def test_buffer_of_an_organised_cloud_holds_its_bytes(fields):
+    packer = CloudPacker(CAMERA, CloudLayout(fields=fields))
+    generator = np.random.default_rng(1)
+    for _ in range(2):  # the second call writes to the same one
+        packed = packer.pack(generator.uniform(0.5, 4, CAMERA.size_hw).astype(np.float32),
+                             generator.integers(0, 256, (*CAMERA.size_hw, 3), np.uint8))
+        assert packed.buffer is not None
+        assert (packed.buffer.typecode, packed.buffer.tobytes()) == ('B', packed.data.tobytes())
+    assert CloudPacker(CAMERA, CloudLayout(organised=False)).pack(
+        np.ones(CAMERA.size_hw, np.float32)).buffer is None
+
+
 def test_wrong_sizes_and_distorted_cameras_are_refused():
     with pytest.raises(ValueError, match='240, 330'):
         depth_to_points(np.ones((330, 240), np.float32), CAMERA)

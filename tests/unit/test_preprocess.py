@@ -1,5 +1,6 @@
 """The way into the network and back: sizes, values, geometry."""
 
+import cv2
 from depth_node.camera import Camera
 from depth_node.model_card import InputSpec
 from depth_node.preprocess import ResizePlan, network_size
@@ -75,6 +76,63 @@ def test_shrinking_averages_instead_of_skipping():
     rgb = np.repeat(checker.astype(np.uint8)[..., None], 3, 2)
     batch = ResizePlan(FIXED, (960, 1280)).to_input(rgb)
     assert np.abs(batch.astype(int) - 127).max() <= 2
+
+
+@pytest.mark.parametrize(('size_hw', 'blocks'), [
+    ((240, 320), (2, 2)),  # to 120x160, then to 96x128
+    ((480, 640), (5, 5)),  # nothing is left to do
+    ((288, 256), (3, 2)),
+    ((320, 424), (2, 2)),  # 160 rows are 1.67 times what is needed
+    ((328, 434), None),  # 164 rows are too many
+    ((480, 635), None),  # a width that has no block of a fitting size
+    ((190, 254), None),  # less than two pixels for one
+    ((96, 300), None),
+    ((48, 64), None)])
+def test_blocks_are_whole_and_leave_little_to_do(size_hw, blocks):
+    assert ResizePlan(FIXED, size_hw).blocks == blocks
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(1, 6), width=st.integers(1, 6), seed=st.integers(0, 999),
+       pad=st.booleans())
+def test_blocks_then_bilinear_by_hand(height, width, seed, pad):
+    """Means of blocks by numpy, then each pixel from its four neighbours."""
+    spec = PADDED if pad else FIXED
+    rest = np.random.default_rng(seed).integers(96, 160, 2) * (1, 4 / 3)
+    size_hw = int(rest[0]) * height, int(rest[1]) * width
+    plan = ResizePlan(spec, size_hw)
+    rgb = np.random.default_rng(seed).integers(0, 256, (*size_hw, 3), np.uint8)
+    v0, u0, rows, columns = plan.window
+    got = plan.to_input(rgb)[0, v0:v0 + rows, u0:u0 + columns].astype(float)
+    if plan.blocks is None:
+        assert height == 1 or width == 1 or pad
+        return
+    (down, across), (low, narrow) = plan.blocks, (size_hw[0] // plan.blocks[0],
+                                                  size_hw[1] // plan.blocks[1])
+    means = rgb.reshape(low, down, narrow, across, 3).mean((1, 3))
+    v = ((np.arange(rows) + 0.5) * low / rows - 0.5).clip(0, low - 1)
+    u = ((np.arange(columns) + 0.5) * narrow / columns - 0.5).clip(0, narrow - 1)
+    top, left = np.minimum(v.astype(int), low - 2), np.minimum(u.astype(int), narrow - 2)
+    below, right = (v - top)[:, None, None], (u - left)[None, :, None]
+    wanted = ((1 - below) * ((1 - right) * means[top][:, left] + right * means[top][:, left + 1])
+              + below * ((1 - right) * means[top + 1][:, left]
+                         + right * means[top + 1][:, left + 1]))
+    np.testing.assert_allclose(got, wanted, atol=1.6)  # grey levels, rounded twice
+    assert abs((got - wanted).mean()) < 0.25  # cv2 cuts off rather than rounds
+
+
+def test_blocks_keep_what_averaging_at_once_keeps():
+    """A picture of shapes, as cameras see them: within two grey levels, but for edges."""
+    v, u = np.mgrid[0:480, 0:640]
+    rgb = np.stack([
+        127 + 100 * np.sin(u / 17 + v / 23), 255.0 * ((u // 37 + v // 29) % 2),
+        127 + 60 * np.sin(np.hypot(u - 200, v - 150) / 9)], -1).astype(np.uint8)
+    plan = ResizePlan(InputSpec('image', 'uint8_nhwc', size_hw=(192, 256)), (480, 640))
+    assert plan.blocks == (2, 2)
+    away = np.abs(plan.to_input(rgb)[0].astype(int)
+                  - cv2.resize(rgb, (256, 192), interpolation=cv2.INTER_AREA))
+    assert np.percentile(away[..., (0, 2)], 99) <= 2
+    assert away[..., 1].mean() < 4
 
 
 def test_nan_spreads_only_to_touching_pixels():

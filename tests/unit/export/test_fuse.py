@@ -198,7 +198,8 @@ def test_matrices_are_what_cv2_computes(height, width, rows, columns, area):
 # --- parity of the pipeline
 
 
-SIZES = [(48, 64), (61, 97), (17, 29), (24, 53), (120, 31)]
+SIZES = [(48, 64), (61, 97), (17, 29), (24, 53), (120, 31),
+         (48, 80), (60, 100), (78, 120), (96, 200)]  # the last four by whole blocks
 
 
 @pytest.mark.parametrize('upsample', [False, True])
@@ -217,8 +218,11 @@ def test_every_policy_and_size(make, tmp_path, resize, size_hw, upsample):
     is_identity(new, size_hw)
     worst, holes, found = compared(card, new, size_hw)
     assert holes == 0
-    assert worst < 3e-3  # a grey level more or less where a small picture grows
-    if rows <= size_hw[0] and columns <= size_hw[1]:
+    # cv2's bilinear is a grey level more or less in some pixels
+    assert worst < 3e-3
+    interpolated = plan.blocks is not None and (
+        size_hw[0] // plan.blocks[0], size_hw[1] // plan.blocks[1]) != (rows, columns)
+    if rows <= size_hw[0] and columns <= size_hw[1] and not interpolated:
         assert worst < 4e-4
     assert parity['fp32'].mean_rel < 3e-3
     assert all(got.depth.shape == size_hw for _, got in found)
