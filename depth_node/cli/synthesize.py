@@ -17,6 +17,8 @@ EPILOG = """examples:
       ten scenes in two minutes, a card and a contact sheet to look at
   depth-node synthesize --out ~/frames --scenes 1200 --workers 4 --seed 7
       about 6 views a scene; stop with Ctrl-C, run the same line to continue
+  depth-node synthesize --out ~/heldout --scenes 1000 --seed 8 --splits test
+      the 80 test scenes of them alone: frames to measure on
   depth-node synthesize --out ~/motion --channels normals,labels --sequence 3
       three frames of a camera motion from every view, with normals and classes of surfaces
   depth-node synthesize --out demo/clip --clip 5022 --seed 20261121
@@ -56,15 +58,25 @@ def _share(text: str) -> float:
     return value
 
 
+def _names(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(',')))
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f'{name!r}: expected {" or ".join(known)}, '
+                                             'joined by commas')
+    return names
+
+
 def _channels(text: str) -> tuple[str, ...]:
     from depth_node.synthesis.recipe import CHANNELS
 
-    names = tuple(dict.fromkeys(text.split(',')))
-    for name in names:
-        if name not in CHANNELS:
-            raise argparse.ArgumentTypeError(f'{name!r}: expected {" or ".join(CHANNELS)}, '
-                                             'joined by commas')
-    return names
+    return _names(text, CHANNELS)
+
+
+def _splits(text: str) -> tuple[str, ...]:
+    from depth_node.synthesis.recipe import SPLITS
+
+    return _names(text, SPLITS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--spp', type=_count, help='path samples a pixel before denoising')
     parser.add_argument('--workers', type=_count, default=2,
                         help='rendering processes, one core and 0.6 to 2 GB each (default: 2)')
+    parser.add_argument('--splits', type=_splits, default=('train', 'val', 'test'), metavar='LIST',
+                        help='of the scene numbers below --scenes only those of these splits, '
+                        'joined by commas: test to measure on, train to train on (default: '
+                        'train,val,test)')
     parser.add_argument('--tables', type=_share, default=0.42, metavar='SHARE',
                         help='share of scenes that are table tops (default: 0.42)')
     parser.add_argument('--channels', type=_channels, default=(), metavar='LIST',
@@ -148,7 +164,7 @@ def _run(args: argparse.Namespace) -> int:
         out=args.out.expanduser().resolve(), seed=args.seed, scenes=args.scenes or scenes,
         workers=args.workers, size_hw=(height, width), spp=args.spp or spp,
         table_share=args.tables, renderer=args.renderer, channels=args.channels,
-        sequence=args.sequence, catalogue=catalogue,
+        sequence=args.sequence, splits=args.splits, catalogue=catalogue,
         cache=args.cache or default_cache_dir(),
         textures=args.textures.resolve() if args.textures else None,
         stop_at=time.time() + args.minutes * 60 if args.minutes else float('inf'),
@@ -161,15 +177,15 @@ def _run(args: argparse.Namespace) -> int:
 
 def _frames(settings: Settings, python: str) -> int:
     from depth_node.synthesis import generate
-    from depth_node.synthesis.writer import finished_scenes
+    from depth_node.synthesis.writer import finished_scenes, scenes_of
     from tqdm import tqdm
 
     done = generate.prepare(settings)
     frames = 0
     faults = 0
     try:
-        with tqdm(total=settings.scenes, initial=min(len(done), settings.scenes),
-                  unit='scene') as bar:
+        wanted = scenes_of(settings.scenes, settings.splits)
+        with tqdm(total=len(wanted), initial=len(done.intersection(wanted)), unit='scene') as bar:
             def on_scene(notes: dict[str, Any]) -> None:
                 nonlocal frames, faults
                 frames += notes['frames']

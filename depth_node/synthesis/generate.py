@@ -18,7 +18,7 @@ from typing import Any
 from depth_node.synthesis import attribution
 from depth_node.synthesis.blender import RenderError
 from depth_node.synthesis.catalogue import CATALOGUE_DIR, default_cache_dir, load_catalogue
-from depth_node.synthesis.recipe import RECIPE
+from depth_node.synthesis.recipe import RECIPE, SPLITS
 from depth_node.synthesis.worker import TABLE_SHARE
 from depth_node.synthesis.writer import finished_scenes, summarise
 
@@ -46,6 +46,7 @@ class Settings:
     catalogue: Path = CATALOGUE_DIR
     cache: Path = field(default_factory=default_cache_dir)
     textures: Path | None = None
+    splits: tuple[str, ...] = SPLITS
     stop_at: float = float('inf')
 
     def to_json(self) -> dict[str, Any]:
@@ -53,7 +54,8 @@ class Settings:
         plain = {key: str(value) if isinstance(value, Path) else value
                  for key, value in asdict(self).items()}
         return {**plain, 'recipe': RECIPE, 'size_hw': list(self.size_hw),
-                'channels': list(self.channels), 'stop_at': min(self.stop_at, 1e10)}
+                'channels': list(self.channels), 'splits': list(self.splits),
+                'stop_at': min(self.stop_at, 1e10)}
 
 
 def find_python(given: str | None, renderer: str = 'cycles') -> str:

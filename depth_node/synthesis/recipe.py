@@ -12,6 +12,7 @@ import numpy as np
 RECIPE = 3  # raise it when the same seed would give other frames
 RENDERERS = ('cycles', 'raycast')  # path-traced, and about four times as fast
 CHANNELS = ('normals', 'labels')  # what can be written beside colour and depth
+SPLITS = ('train', 'val', 'test')
 
 # Classes of the label channel; the picture stores index + 1, 0 is unknown (background).
 CLASSES = (

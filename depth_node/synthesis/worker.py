@@ -24,6 +24,7 @@ from depth_node.synthesis.writer import (
     brightness,
     finished_scenes,
     frame_fault,
+    scenes_of,
     tone_map,
 )
 import numpy as np
@@ -144,7 +145,7 @@ def main(argv: list[str]) -> int:
     settings = json.loads(Path(argv[0]).read_text())
     index, parent = int(argv[1]), settings.get('parent')
     root = Path(settings['out'])
-    mine = range(index, settings['scenes'], settings['workers'])
+    mine = scenes_of(settings['scenes'], settings['splits'])[index::settings['workers']]
     done = finished_scenes(root)
     # Blender prints a line for each file and frame: keep our pipe clean, quiet its standard output
     report = os.fdopen(os.dup(1), 'w')

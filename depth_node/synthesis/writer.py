@@ -9,6 +9,7 @@ complete.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 import itertools
 import json
 from pathlib import Path
@@ -16,7 +17,7 @@ import shutil
 from typing import Any
 
 import cv2
-from depth_node.synthesis.recipe import CLASSES, KINDS, LIMITS, RECIPE
+from depth_node.synthesis.recipe import CLASSES, KINDS, LIMITS, RECIPE, SPLITS
 from depth_node.synthesis.viewpoints import View, focal_px
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,6 @@ from numpy.typing import NDArray
 FORMAT_VERSION = 2
 FAR = 50.0
 MAX_SPECKLE = 0.02
-SPLITS = ('train', 'val', 'test')
 JPEG_QUALITY = 94
 _CAMERA_EDGES = {
     'hfov_deg': tuple(range(35, 100, 5)), 'height_m': (0, 0.2, 0.4, 0.7, 1.0, 1.3, 1.6, 2.0, 4.0),
@@ -36,6 +36,11 @@ _HISTOGRAM_M = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 5
 def split_of(scene: int) -> str:
     """The split of a scene number: 2 of 25 scenes each for validation and test."""
     return {3: 'val', 16: 'val', 9: 'test', 22: 'test'}.get(scene % 25, 'train')
+
+
+def scenes_of(count: int, splits: Collection[str]) -> list[int]:
+    """Those of the scene numbers below `count` that belong to the splits."""
+    return [scene for scene in range(count) if split_of(scene) in splits]
 
 
 def scene_name(scene: int, kind: str) -> str:

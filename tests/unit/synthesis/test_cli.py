@@ -36,9 +36,15 @@ def test_channels_are_a_list_without_repeats():
         'labels', 'normals')
 
 
+def test_splits_are_all_unless_some_are_named():
+    assert parse('--out', 'x').splits == ('train', 'val', 'test')
+    assert parse('--out', 'x', '--splits', 'test,train').splits == ('test', 'train')
+
+
 @pytest.mark.parametrize(
     'words', [('--size', '320'), ('--size', '0x10'), ('--workers', '0'), ('--tables', '1.5'),
-              ('--preset', 'huge'), ('--channels', 'flow'), ('--sequence', '0')],
+              ('--preset', 'huge'), ('--channels', 'flow'), ('--splits', 'tests'),
+              ('--sequence', '0')],
 )
 def test_impossible_values_are_usage_errors(words, capsys):
     with pytest.raises(SystemExit) as error:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import cv2
 from depth_node.synthesis import generate, writer
@@ -216,13 +218,28 @@ for scene in range(index, settings['scenes'], settings['workers']):
 
 @pytest.fixture
 def fake_python(tmp_path):
-    import sys
-
     (tmp_path / 'fake.py').write_text(FAKE_WORKER)
     script = tmp_path / 'python'
     script.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/fake.py "$@"\n')
     script.chmod(0o755)
     return str(script)
+
+
+def test_scenes_of_a_split_are_all_of_it_and_no_others():
+    chosen = {name: writer.scenes_of(203, [name]) for name in writer.SPLITS}
+    assert sorted(sum(chosen.values(), [])) == list(range(203)) == writer.scenes_of(
+        203, writer.SPLITS)
+    for name, scenes in chosen.items():
+        assert {writer.split_of(scene) for scene in scenes} == {name}
+    assert writer.scenes_of(30, ('test', 'val')) == [3, 9, 16, 22, 28]
+
+
+def test_a_folder_may_be_continued_with_another_split(tmp_path):
+    generate.prepare(generate.Settings(out=tmp_path, splits=('test',)))
+    writer.SceneWriter(tmp_path, 9, 'room').close({})
+    assert generate.prepare(generate.Settings(out=tmp_path, splits=('train',))) == {9}
+    stored = json.loads((tmp_path / '.settings.json').read_text())
+    assert stored['splits'] == ['train']
 
 
 def test_workers_share_the_scenes(tmp_path, fake_python):
@@ -231,6 +248,31 @@ def test_workers_share_the_scenes(tmp_path, fake_python):
     seen = []
     generate.run_workers(settings, fake_python, lambda notes: seen.append(notes['scene']))
     assert sorted(seen) == list(range(7))
+
+
+WORKER_WITHOUT_BLENDER = """
+import sys
+from depth_node.synthesis import worker
+worker.make_stage = lambda settings: (None, [])
+worker.make_scene = lambda stage, assets, root, seed, scene, *more: {'scene': scene}
+sys.exit(worker.main(sys.argv[1:]))
+"""
+
+
+def test_workers_make_each_missing_scene_of_the_splits_once(tmp_path):
+    settings = generate.Settings(out=tmp_path, scenes=60, workers=2, splits=('val', 'test'))
+    generate.prepare(settings)
+    writer.SceneWriter(tmp_path, 22, 'room').close({})
+    stored = tmp_path / '.settings.json'
+    stored.write_text(json.dumps({**json.loads(stored.read_text()), 'parent': None}))
+    made = []
+    for index in range(2):
+        ended = subprocess.run(
+            [sys.executable, '-c', WORKER_WITHOUT_BLENDER, str(stored), str(index)],
+            capture_output=True, text=True, check=True)
+        made.append([json.loads(line)['scene'] for line in ended.stdout.splitlines()])
+    assert sorted(made[0] + made[1]) == [3, 9, 16, 28, 34, 41, 47, 53, 59]
+    assert abs(len(made[0]) - len(made[1])) <= 1
 
 
 def test_failed_worker_is_reported_with_its_last_message(tmp_path, fake_python):
