@@ -209,11 +209,8 @@ class CloudPacker:
     def _interleaved(self) -> NDArray[np.float32]:
         # as whole numbers: no copy may touch the bits of a colour
         planes, points = self._planes.view(np.int32), self._points.view(np.int32)
-        if len(planes) == 4 and points.size:
+        if points.size:
             cv2.merge(list(planes), points)
-        else:  # cv2 is fast for up to four
-            for column, plane in enumerate(planes):
-                points[..., column] = plane
         return self._points
 
     def pack(self, depth: NDArray[np.float32], rgb: NDArray[np.uint8] | None = None, *,
