@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Write the bundled model's figures from its card into README.md and docs/training.md.
+"""Write the bundled models' figures from their cards into README.md and docs/training.md.
 
     python scripts/doc_figures.py
 
-What stands between the marks is replaced; a test compares it with the card, so that no text keeps
-the figures of an earlier model. The card gets its figures by depth-node evaluate --update-card.
+What stands between a mark that names a card and the next end mark is replaced; a test compares it
+with the card, so that no text keeps the figures of an earlier model. A card gets its figures by
+depth-node evaluate --update-card.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+import re
 import sys
 from typing import Any
 
@@ -18,7 +21,7 @@ import yaml
 
 CLONE = Path(__file__).resolve().parents[1]
 DOCUMENTS = (CLONE / 'README.md', CLONE / 'docs' / 'training.md')
-BEGIN = '<!-- figures of models/small.yaml: scripts/doc_figures.py writes them -->'
+BEGIN = '<!-- figures of models/{}.yaml: scripts/doc_figures.py writes them -->'
 END = '<!-- end of figures -->'
 LABELS = {
     'osd': 'real table tops (Kinect)',
@@ -78,46 +81,58 @@ def label(name: str, entry: dict[str, Any]) -> str:
     return 'rendered, unseen scenes' + (f': {source}' if source else '')
 
 
-def with_figures(text: str, table: str) -> str:
-    """Return a document with the table between its marks.
+def with_figures(text: str, table_of: Callable[[str], str]) -> str:
+    """Return a document with the table of the card that each begin mark names.
+
+    Args:
+        text: the document.
+        table_of: gives the table of a card's name.
 
     Raises:
-        FiguresError: the marks are not there once each, in their order.
+        FiguresError: no marks, or not one begin mark before every end mark.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in tail:
-        raise FiguresError(f'expected one line {BEGIN!r}, and one line {END!r} after it')
-    return f'{head}{BEGIN}\n{table}\n{END}{tail}'
+    begin = re.escape(BEGIN).replace(r'\{\}', r'([\w-]+)')
+    block = re.compile(rf'^({begin})\n.*?^({re.escape(END)})$', re.MULTILINE | re.DOTALL)
+    found = list(block.finditer(text))
+    marks = len(re.findall(begin, text)), text.count(END)
+    if not found or marks != (len(found), len(found)):
+        raise FiguresError(
+            f'{marks[0]} begin marks and {marks[1]} end marks, {len(found)} of them pairs; expected '
+            f'lines {BEGIN.format("NAME")!r}, a line {END!r} after each')
+    return block.sub(lambda pair: f'{pair[1]}\n{table_of(pair[2])}\n{pair[3]}', text)
 
 
 def main(arguments: list[str]) -> int:
     """Rewrite the documents; with --check say only which are out of date."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--card', type=Path, default=CLONE / 'models' / 'small.yaml')
+    parser.add_argument('--models', type=Path, default=CLONE / 'models', metavar='DIR',
+                        help='folder of the cards that the marks name (models)')
     parser.add_argument('--precision', default='int8', help='(int8, which a CPU runs)')
     parser.add_argument('--check', action='store_true', help='change nothing; 1 if it would')
     parser.add_argument('documents', nargs='*', type=Path, default=DOCUMENTS)
     args = parser.parse_args(arguments)
     status = 0
+
+    def table_of(name: str) -> str:
+        card = yaml.safe_load((args.models / f'{name}.yaml').read_text(encoding='utf-8'))
+        return figures(card, args.precision)
+
     try:
-        card = yaml.safe_load(args.card.read_text(encoding='utf-8'))
-        table = figures(card, args.precision)
         for path in args.documents:
             before = path.read_text(encoding='utf-8')
             try:
-                after = with_figures(before, table)
+                after = with_figures(before, table_of)
             except FiguresError as error:
                 raise FiguresError(f'{path}: {error}') from error
             if after == before:
                 continue
             if args.check:
-                print(f'{path}: its figures are not those of {args.card}; run '
+                print(f'{path}: its figures are not those of {args.models}; run '
                       'python scripts/doc_figures.py', file=sys.stderr)
                 status = 1
             else:
                 path.write_text(after, encoding='utf-8')
-                print(f'{path}: figures of {args.card} written')
+                print(f'{path}: figures of {args.models} written')
     except (FiguresError, OSError, yaml.YAMLError) as error:
         print(f'doc_figures: {error}', file=sys.stderr)
         return 1

@@ -42,8 +42,8 @@ class System:
 
 SYSTEMS = (
     System(
-        'S1', 'small (the bundled model)', 'this project',
-        ('small_coarse', 'small', 'small_confidence'),
+        'S1', 'small and tiny (the bundled models)', 'this project',
+        ('small_coarse', 'small', 'tiny', 'small_confidence'),
         'README and the model card have its measured errors',
     ),
     System(

@@ -50,18 +50,38 @@ def test_a_line_has_what_was_measured_and_nothing_else(script):
 
 
 def test_only_what_is_between_the_marks_changes(script, tmp_path, capsys):
-    card, document = tmp_path / 'card.yaml', tmp_path / 'x.md'
-    card.write_text(yaml.safe_dump(CARD))
-    document.write_text(f'before\n{script.BEGIN}\nold\n{script.END}\nafter\n')
-    call = ['--card', str(card), str(document)]
+    other = {'metrics': {'int8': {'aloe': {'frames': 7, 'affine': {'abs_rel': 0.5}}}}}
+    for name, card in (('a', CARD), ('b-2', other)):
+        (tmp_path / f'{name}.yaml').write_text(yaml.safe_dump(card, sort_keys=False))
+    document = tmp_path / 'x.md'
+    a, b = script.BEGIN.format('a'), script.BEGIN.format('b-2')
+    document.write_text(f'before\n{a}\nold\n{script.END}\nbetween\n{b}\n{script.END}\nafter\n')
+    call = ['--models', str(tmp_path), str(document)]
     assert script.main([*call, '--check']) == 1
     assert 'old' in document.read_text()
     assert script.main(call) == 0
     text = document.read_text()
-    assert text.startswith(f'before\n{script.BEGIN}\n| frames |')
-    assert text.endswith(f'\n{script.END}\nafter\n')
-    assert 'old' not in text
+    assert text == (f'before\n{a}\n{script.figures(CARD, "int8")}\n{script.END}\nbetween\n'
+                    f'{b}\n{script.figures(other, "int8")}\n{script.END}\nafter\n')
     assert script.main([*call, '--check']) == 0
-    document.write_text(f'{script.END}\n{script.BEGIN}\n')
-    assert script.main(call) == 1
-    assert 'x.md: expected one line' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text', [
+    'nothing', '{end}\n{begin}\n', '{begin}\n', '{begin}\n{begin}\n{end}\n',
+    '{begin}\n{end}\n{end}\n',
+])
+def test_marks_that_are_no_pairs_are_refused(script, tmp_path, capsys, text):
+    (tmp_path / 'a.yaml').write_text(yaml.safe_dump(CARD))
+    document = tmp_path / 'x.md'
+    document.write_text(text.format(begin=script.BEGIN.format('a'), end=script.END))
+    before = document.read_text()
+    assert script.main(['--models', str(tmp_path), str(document)]) == 1
+    assert 'x.md: ' in capsys.readouterr().err
+    assert document.read_text() == before
+
+
+def test_a_mark_of_a_card_that_is_not_there_is_named(script, tmp_path, capsys):
+    document = tmp_path / 'x.md'
+    document.write_text(f'{script.BEGIN.format("gone")}\n{script.END}\n')
+    assert script.main(['--models', str(tmp_path), str(document)]) == 1
+    assert 'gone.yaml' in capsys.readouterr().err

@@ -187,7 +187,7 @@ def test_export_equals_torch_in_both_runtimes(name, tmp_path):
 STAGES = {
     'eigen14_fine': 'eigen14_coarse', 'eigen14_kitti_fine': 'eigen14_kitti_coarse',
     'eigen_fergus15_scale3': 'eigen_fergus15_scale12', 'geonet_flow': 'geonet_rigid',
-    'small_confidence': 'small',
+    'small_confidence': 'small', 'tiny': 'small',
 }  # fmt: skip
 
 
