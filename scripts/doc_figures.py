@@ -97,8 +97,8 @@ def with_figures(text: str, table_of: Callable[[str], str]) -> str:
     marks = len(re.findall(begin, text)), text.count(END)
     if not found or marks != (len(found), len(found)):
         raise FiguresError(
-            f'{marks[0]} begin marks and {marks[1]} end marks, {len(found)} of them pairs; expected '
-            f'lines {BEGIN.format("NAME")!r}, a line {END!r} after each')
+            f'{marks[0]} begin marks and {marks[1]} end marks, {len(found)} of them pairs; '
+            f'expected lines {BEGIN.format("NAME")!r}, a line {END!r} after each')
     return block.sub(lambda pair: f'{pair[1]}\n{table_of(pair[2])}\n{pair[3]}', text)
 
 
