@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depth_node.export.onnx import ExportError, ImageToDepth, Parity, check_parity
+from depth_node.training.networks.card import INPUT_NAME
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -27,18 +28,19 @@ def load_onnx_weights(path: Path, network: DepthNetwork, pictures: torch.Tensor)
 
     Args:
         path: the FP32 file.
-        network: of the same kind and options; changed in place and left in evaluation mode.
+        network: of the same kind and options but for the size, which may be another one where no
+            weight depends on it; changed in place and left in evaluation mode.
         pictures: (N, 3, H, W) uint8 of the network's size, by which the norms are measured: some
             of those that it will be trained on. Optional modules that the file lacks stay as they
             are.
 
     Returns:
-        How far the filled network is from the file in ONNX Runtime.
+        How far the filled network is from the file in ONNX Runtime, at the file's size.
 
     Raises:
         ExportError: the file is not one of this network, or the two disagree.
     """
-    values = _initializers(path)
+    values, size_hw = _read(path)
     network.eval()
     batch = network.normalise(pictures)
     norm_of = _norms_after_convolutions(network, batch)
@@ -74,10 +76,16 @@ def load_onnx_weights(path: Path, network: DepthNetwork, pictures: torch.Tensor)
         )
     network.load_state_dict({**kept, **filled})
     _measure_norms(network, batch, set(norm_of.values()))
-    return check_parity(ImageToDepth(network).eval(), path, there=True)
+    own_hw = network.size_hw
+    network.size_hw = size_hw or own_hw
+    try:
+        return check_parity(ImageToDepth(network).eval(), path, there=True)
+    finally:
+        network.size_hw = own_hw
 
 
-def _initializers(path: Path) -> dict[str, NDArray[np.float32]]:
+def _read(path: Path) -> tuple[dict[str, NDArray[np.float32]], tuple[int, int] | None]:
+    """Return the weights of a file and the size of its pictures, None if that is not fixed."""
     import onnx
     from onnx import numpy_helper
 
@@ -85,11 +93,15 @@ def _initializers(path: Path) -> dict[str, NDArray[np.float32]]:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's, of several kinds
         raise ExportError(f'{path}: not a readable ONNX file ({error})') from error
-    return {
+    weights = {
         item.name: numpy_helper.to_array(item)
         for item in model.graph.initializer
         if item.name.startswith(PREFIX)
     }
+    shapes = [item.type.tensor_type.shape.dim for item in model.graph.input
+              if item.name == INPUT_NAME]
+    sides = [dim.dim_value for dim in shapes[0][1:3]] if shapes else []
+    return weights, (sides[0], sides[1]) if len(sides) == 2 and all(sides) else None
 
 
 def _value(

@@ -56,6 +56,19 @@ def test_the_network_comes_back_and_its_norms_measure(exported):
         torch.testing.assert_close(network(batch), expected, rtol=1e-2, atol=1e-3)
 
 
+def test_the_weights_serve_another_size(exported):
+    path, origin = exported
+    smaller = build_network('small', size_hw=(32, 64), pretrained=False)
+    pictures = torch.randint(0, 256, (4, 3, 32, 64), dtype=torch.uint8)
+    parity = load_onnx_weights(path, smaller, pictures)
+    assert parity.max_rel < 1e-4
+    assert smaller.size_hw == (32, 64)
+    with torch.no_grad():  # convolutions only: both compute the same at both sizes
+        for size_hw in ((32, 64), SIZE):
+            batch = origin.normalise(torch.randint(0, 256, (2, 3, *size_hw), dtype=torch.uint8))
+            torch.testing.assert_close(smaller(batch), origin(batch), rtol=1e-4, atol=1e-5)
+
+
 def test_another_network_is_refused(exported, tmp_path):
     path, _ = exported
     pictures = torch.zeros(1, 3, *SIZE, dtype=torch.uint8)
