@@ -273,6 +273,8 @@ def summary(manifest: dict[str, Any]) -> dict[str, Any]:
     }
     if 'run' in manifest['start']:
         kept['started_from'] = summary(manifest['start']['run'])
+    elif 'exported' in manifest['start']:
+        kept['started_from'] = manifest['start']['exported']
     return {key: value for key, value in kept.items() if value is not None}
 
 

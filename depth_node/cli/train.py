@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from depth_node.cli import CommandError
 
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
 def _checkpoint_of_onnx(path: Path, config: TrainConfig) -> Path:
     """Write the weights of an exported file into the run folder as a checkpoint."""
     from depth_node.export.weights import load_onnx_weights
-    from depth_node.training.fit import FrameData
+    from depth_node.training.fit import ORIGIN_SUFFIX, FrameData
     from depth_node.training.loading import FrameTensors, collate_frames
     from depth_node.training.networks import build_network, untrained
     import torch
@@ -163,4 +163,18 @@ def _checkpoint_of_onnx(path: Path, config: TrainConfig) -> Path:
     partial = checkpoint.with_suffix(f'.{os.getpid()}')  # every process of a run comes by here
     torch.save({'hyper_parameters': {'config': config.to_dict()}, 'state_dict': weights}, partial)
     os.replace(partial, checkpoint)
+    partial.write_text(json.dumps(_origin(path), indent=1))
+    os.replace(partial, checkpoint.with_suffix(ORIGIN_SUFFIX))
     return checkpoint
+
+
+def _origin(path: Path) -> dict[str, Any]:
+    """Say which exported file a run starts from, and what its card tells about its training."""
+    from depth_node.model_card import CardError, ModelCard, file_sha256
+
+    origin: dict[str, Any] = {'file': path.name, 'sha256': file_sha256(path)}
+    try:
+        training = ModelCard.load(path).provenance.get('training')
+    except CardError:  # no card, or one that does not fit: the hash must do
+        training = None
+    return origin if training is None else {**origin, 'training': training}

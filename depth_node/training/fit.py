@@ -42,6 +42,7 @@ from torch.utils.data import DataLoader
 
 BEST, LAST = 'best.ckpt', 'last.ckpt'
 ERROR_FULL_SCALE = 0.5  # relative error painted as the end of its scale
+ORIGIN_SUFFIX = '.origin.json'  # beside a checkpoint made of an exported file: which one
 
 
 class RunError(RuntimeError):
@@ -584,11 +585,13 @@ def _manifest(
     if (root / 'meta.json').is_file():
         meta = json.loads((root / 'meta.json').read_text())
         meta.pop('attribution', None)
-    start: dict[str, Any] = {'kind': 'resume' if resume else 'new'}
-    for kind, path in (('resume', folder), ('init', init.parent if init else None)):
-        before = path / 'manifest.json' if path else None
-        if before and before.is_file() and (resume if kind == 'resume' else init):
-            start = {'kind': kind, 'run': json.loads(before.read_text())}
+    start: dict[str, Any] = {'kind': 'init' if init else 'resume' if resume else 'new'}
+    if init and init.with_suffix(ORIGIN_SUFFIX).is_file():
+        start['exported'] = json.loads(init.with_suffix(ORIGIN_SUFFIX).read_text())
+    elif init or resume:
+        before = (init.parent if init else folder) / 'manifest.json'
+        if before.is_file():
+            start['run'] = json.loads(before.read_text())
     versions = {}
     for name in ('torch', 'lightning', 'numpy', 'opencv-python-headless'):
         try:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+
 import pytest
 
 torch = pytest.importorskip('torch')
@@ -95,7 +99,29 @@ def test_a_run_starts_from_an_exported_file(exported, tmp_path, capsys):
     output = capsys.readouterr()
     assert code == 0, output.err
     assert 'weights taken, its norms measured on 4 pictures' in output.err
+    manifest = json.loads((tmp_path / 'run/manifest.json').read_text())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest['start'] == {'kind': 'init', 'exported': {'file': 'x.onnx', 'sha256': digest}}
     started = network_of(read_checkpoint(tmp_path / 'run/start.ckpt'))
     batch = origin.normalise(torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8))
     with torch.no_grad():
         torch.testing.assert_close(started(batch), origin(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_a_card_tells_from_which_file_and_training_its_run_began(exported, tmp_path):
+    from depth_node.cli.export import summary
+    from depth_node.cli.train import _origin
+    from depth_node.export.card import make_card
+
+    path, network = exported
+    copied = tmp_path / 'y.onnx'
+    shutil.copy(path, copied)
+    make_card(copied, network, name='y', licence='none', range_m=None, assumed_hfov_deg=None,
+              provenance={'training': {'steps': 7}}).save()
+    origin = _origin(copied)
+    assert origin == {'file': 'y.onnx', 'training': {'steps': 7},
+                      'sha256': hashlib.sha256(copied.read_bytes()).hexdigest()}
+    manifest = {'config': {'network': {'name': 'small'}, 'optim': {}, 'data': {'batch_size': 8},
+                           'run': {'seed': 1}}, 'data': {},
+                'start': {'kind': 'init', 'exported': origin}}  # fmt: skip
+    assert summary(manifest)['started_from'] == origin
