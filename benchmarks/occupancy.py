@@ -50,7 +50,7 @@ def laser(points: NDArray[np.float32], pose: NDArray[np.float64], rng: np.random
 
 
 def drive(clip: Clip, *, step: int = 2, outliers: float = 0.3, factor: float = 1.0,
-          backend: str = 'auto', seed: int = 0) -> dict[str, Any]:
+          backend: str = 'auto', seed: int = 0, model: str = 'small') -> dict[str, Any]:
     """Integrate the clip's clouds; return grids and figures.
 
     Args:
@@ -58,15 +58,16 @@ def drive(clip: Clip, *, step: int = 2, outliers: float = 0.3, factor: float = 1
         step: every n-th frame is used.
         outliers: share of the laser's points that are wrong.
         factor: applied to the clouds, to see what a wrong scale does.
-        backend: runs the bundled model.
+        backend: runs the model.
         seed: of the laser's chance.
+        model: name of the card.
     """
     rng = np.random.default_rng(seed)
     camera, poses = clip.camera, clip.poses()
     assert poses is not None
     estimator = PointsEstimator(PointsSettings())
     frames, errors, states = [], [], []
-    with open_backend(ModelCard.load('small'), backend, threads=1) as network:
+    with open_backend(ModelCard.load(model), backend, threads=1) as network:
         pipeline = DepthPipeline(network, scale=estimator)
         for index in range(0, len(clip.pictures), step):
             rgb = cv2.cvtColor(cv2.imread(str(clip.pictures[index])), cv2.COLOR_BGR2RGB)
@@ -122,8 +123,9 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--clip', type=Path, help="a clip's folder (the bundled one)")
     parser.add_argument('--out', type=Path, metavar='FILE', help='write JSON there too')
+    parser.add_argument('--model', default='small', help='name or file of a card (small)')
     args = parser.parse_args()
-    result = drive(load_clip(args.clip or bundled_clip()))
+    result = drive(load_clip(args.clip or bundled_clip()), model=args.model)
     for name, value in result.items():
         print(f'{name:20s} {value:.3f}' if isinstance(value, float) else f'{name:20s} {value}')
     if args.out:
