@@ -20,7 +20,7 @@ from depth_node.synthesis.blender import RenderError
 from depth_node.synthesis.catalogue import CATALOGUE_DIR, default_cache_dir, load_catalogue
 from depth_node.synthesis.recipe import RECIPE, SPLITS
 from depth_node.synthesis.worker import TABLE_SHARE
-from depth_node.synthesis.writer import finished_scenes, summarise
+from depth_node.synthesis.writer import finished_scenes, scenes_of, summarise
 
 PYTHON_VARIABLE = 'DEPTH_NODE_BPY_PYTHON'
 # What must not change when a run is continued: the scenes on disk would not be its own.
@@ -94,8 +94,13 @@ def prepare(settings: Settings) -> set[int]:
         The scenes that are already complete.
 
     Raises:
-        ValueError: the folder holds scenes of other settings.
+        ValueError: no scene is asked for, or the folder holds scenes of other settings.
     """
+    if not scenes_of(settings.scenes, settings.splits):
+        raise ValueError(
+            f'none of the scene numbers below {settings.scenes} is of the split '
+            f'{" or ".join(settings.splits)} (of every 25 numbers 3 and 16 are val, 9 and 22 are '
+            'test); ask for more --scenes')
     settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / '.settings.json'
     done = finished_scenes(settings.out)

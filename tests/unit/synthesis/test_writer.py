@@ -235,6 +235,12 @@ def test_scenes_of_a_split_are_all_of_it_and_no_others():
     assert writer.scenes_of(30, ('test', 'val')) == [3, 9, 16, 22, 28]
 
 
+def test_asking_for_no_scene_is_an_error_and_makes_no_folder(tmp_path):
+    with pytest.raises(ValueError, match=r'below 9 is of the split test .* 9 and 22 are test'):
+        generate.prepare(generate.Settings(out=tmp_path / 'x', scenes=9, splits=('test',)))
+    assert not (tmp_path / 'x').exists()
+
+
 def test_a_folder_may_be_continued_with_another_split(tmp_path):
     generate.prepare(generate.Settings(out=tmp_path, splits=('test',)))
     writer.SceneWriter(tmp_path, 9, 'room').close({})
