@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 from depth_node.cli import synthesize
+from depth_node.synthesis import recipe
 import pytest
 
 
@@ -37,7 +38,7 @@ def test_channels_are_a_list_without_repeats():
 
 
 def test_splits_are_all_unless_some_are_named():
-    assert parse('--out', 'x').splits == ('train', 'val', 'test')
+    assert parse('--out', 'x').splits == recipe.SPLITS == ('train', 'val', 'test')
     assert parse('--out', 'x', '--splits', 'test,train').splits == ('test', 'train')
 
 
