@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
+import contextlib
 import json
 import math
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from depth_node.model_card import ModelCard
 
 Item = TypeVar('Item')
+TERMINATED = 143  # 128 + SIGTERM, what shells expect
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +51,27 @@ def open_model(args: argparse.Namespace) -> tuple[ModelCard, Backend]:
         if availability(name).version is not None:
             print(f'backend {name} is not used: {reason}', file=sys.stderr)
     return card, backend
+
+
+@contextlib.contextmanager
+def terminated_as_exit() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP leave by SystemExit(TERMINATED), so that child processes are ended.
+
+    What a script starts with `&` gets no Ctrl-C: shells let it ignore SIGINT.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = {signum: signal.signal(signum, leave) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def describe(backend: Backend) -> dict[str, Any]:

@@ -15,15 +15,13 @@ import math
 import os
 from pathlib import Path
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from depth_node.cli import CommandError
-from depth_node.cli._common import positive_float, progress
+from depth_node.cli._common import positive_float, progress, terminated_as_exit
 
 if TYPE_CHECKING:
     from depth_node.cli._demo.children import Child, Children
@@ -62,7 +60,6 @@ KEEP_FRAMES, KEEP_CLOUDS = 150, 6
 _SAMPLE_PERIOD_S = 0.5
 _TAIL_S = 0.7  # after the last image, for the frames under way
 _WORK = '.recording-'  # folder of the messages while the demo runs
-_TERMINATED = 143  # 128 + SIGTERM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     remove_old_bag(out / 'bag')
     _remove_leftovers(out)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_terminated_as_exit())
+        stack.enter_context(terminated_as_exit())
         domain = stack.enter_context(claimed_domain(args.domain_id))
         work = Path(stack.enter_context(
             tempfile.TemporaryDirectory(dir=out, prefix=f'{_WORK}{os.getpid()}-')))
@@ -263,24 +260,6 @@ def _remove_leftovers(out: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         except (ValueError, OSError):  # not ours
             continue
-
-
-@contextlib.contextmanager
-def _terminated_as_exit() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP leave by an exception, so that the processes are ended."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(*_: object) -> None:
-        raise SystemExit(_TERMINATED)
-
-    before = {signum: signal.signal(signum, leave) for signum in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 # --- looking

@@ -7,6 +7,9 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, Any
 
+from depth_node.cli import INTERRUPTED
+from depth_node.cli._common import TERMINATED, terminated_as_exit
+
 if TYPE_CHECKING:
     from depth_node.synthesis.generate import Settings
 
@@ -125,20 +128,21 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb.
 
     Returns:
-        0 done, 1 failed, 130 interrupted (the finished scenes are kept).
+        0 done, 1 failed, 130 interrupted, 143 terminated (the finished scenes are kept).
     """
     from depth_node.synthesis.blender import RenderError
     from depth_node.synthesis.catalogue import CatalogueError
 
     try:
-        return _run(args)
+        with terminated_as_exit():
+            return _run(args)
     except (RenderError, CatalogueError, ValueError, OSError) as error:
         print(f'depth-node synthesize: {error}', file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ending:
         print(f'stopped; the finished scenes stay in {args.out}, run the same command to continue',
               file=sys.stderr)
-        return 130
+        return TERMINATED if isinstance(ending, SystemExit) else INTERRUPTED
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -217,10 +221,14 @@ def _clip(settings: Settings, python: str, scene: int) -> int:
         filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get('PYTHONPATH')]))}
     command = [python, '-m', clip_process.__name__, json.dumps(settings.to_json()), str(scene)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        with tqdm(total=clip_process.FRAMES, unit='frame') as bar:
-            for line in process.stdout or ():
-                if line.startswith('frame '):
-                    bar.update()
+        try:
+            with tqdm(total=clip_process.FRAMES, unit='frame') as bar:
+                for line in process.stdout or ():
+                    if line.startswith('frame '):
+                        bar.update()
+        except BaseException:
+            process.terminate()  # else it is waited for
+            raise
     if process.returncode:
         print('depth-node synthesize: the clip failed, see the messages above', file=sys.stderr)
         return 1

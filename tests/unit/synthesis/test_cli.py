@@ -1,6 +1,9 @@
 import argparse
+import os
+import signal
 import subprocess
 import sys
+import time
 
 from depth_node.cli import synthesize
 from depth_node.synthesis import recipe
@@ -57,3 +60,30 @@ def test_impossible_values_are_usage_errors(words, capsys):
 def test_missing_catalogue_ends_with_what_to_install(tmp_path, capsys):
     assert synthesize.run(parse('--out', str(tmp_path), '--catalogue', str(tmp_path))) == 1
     assert 'apt install sweethome3d-furniture' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('signum', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143),
+                                                (signal.SIGHUP, 143)])
+def test_whatever_ends_the_verb_ends_its_workers(tmp_path, signum, status):
+    blender, note, out = tmp_path / 'python', tmp_path / 'worker.pid', tmp_path / 'frames'
+    blender.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit\necho $$ >{note}.new\n'
+                       f'mv {note}.new {note}\nexec sleep 60\n')
+    blender.chmod(0o755)
+    code = ('import sys; from depth_node.synthesis import catalogue; '
+            'catalogue.load_catalogue = lambda _: []; from depth_node.cli import main; '
+            'sys.exit(main(sys.argv[1:]))')
+    words = ['synthesize', '--out', out, '--workers', '1', '--python', blender]
+    with subprocess.Popen([sys.executable, '-c', code, *words], stderr=subprocess.PIPE,
+                          text=True) as verb:
+        until = time.monotonic() + 60
+        while not note.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        worker = int(note.read_text())
+        os.kill(worker, 0)
+        verb.send_signal(signum)
+        said = verb.communicate(timeout=30)[1]
+    assert verb.returncode == status
+    assert 'run the same command to continue' in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    assert not (out / '.partial').exists()
