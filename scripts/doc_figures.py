@@ -49,25 +49,35 @@ def figures(card: dict[str, Any], precision: str) -> str:
         raise FiguresError(f'the card has no metrics of {precision}; run depth-node evaluate '
                            f'--precision {precision} --update-card')
     lines = [
-        '| frames | AbsRel | delta1 | boundary F1 | AbsRel, median-scaled | AbsRel, affine '
-        '| best plane | affine over plane, median |',
-        '|---|---|---|---|---|---|---|---|',
+        '| frames | AbsRel | delta1 | predicted over true distance (90 % of the frames) '
+        '| boundary F1 | AbsRel, median-scaled | AbsRel, affine | best plane '
+        '| affine over plane, median |',
+        '|---|---|---|---|---|---|---|---|---|',
     ]
     for name, entry in found.items():
         affine = entry.get('affine', {})
         first = entry.get('none', affine)
         metric = entry.get('none', {})
         cells = [
-            metric.get('abs_rel'), metric.get('delta1'), first.get('boundary_f1'),
-            entry.get('median', {}).get('abs_rel'), affine.get('abs_rel'),
-            first.get('plane_abs_rel'),
+            _number(metric.get('abs_rel')), _number(metric.get('delta1')),
+            _distance(entry.get('distance')), _number(first.get('boundary_f1')),
+            _number(entry.get('median', {}).get('abs_rel')), _number(affine.get('abs_rel')),
+            _number(first.get('plane_abs_rel')), _number(affine.get('ratio_median'), 2),
         ]  # fmt: skip
-        ratio = affine.get('ratio_median')
-        lines.append(
-            f'| {entry["frames"]} {label(name, entry)} | '
-            + ' | '.join('' if cell is None else f'{cell:.3f}' for cell in cells)
-            + f' | {"" if ratio is None else f"{ratio:.2f}"} |')
+        lines.append(f'| {entry["frames"]} {label(name, entry)} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return '' if value is None else f'{value:.{digits}f}'
+
+
+def _distance(ratio: dict[str, float] | None) -> str:
+    """Return the median of the frames, and their range where there are several."""
+    if ratio is None:
+        return ''
+    span = f' ({ratio["p05"]:.2f} to {ratio["p95"]:.2f})' if ratio['frames'] > 1 else ''
+    return f'{ratio["median"]:.2f}{span}'
 
 
 def label(name: str, entry: dict[str, Any]) -> str:

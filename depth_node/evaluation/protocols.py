@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 import heapq
 from itertools import pairwise
@@ -372,6 +372,42 @@ class Example:
     predicted: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class DistanceRatio:
+    """How far away everything seems: median(d) / median(d*) of each frame.
+
+    The scale error alone, whatever the shape: 1 is right, 0.8 sees everything at 80 % of its
+    distance.
+
+    Attributes:
+        frames: how many have one.
+        median: of their ratios.
+        p05: 5 % of the frames have less.
+        p95: 5 % have more.
+        within_10: share of the frames whose ratio is at most 1.1 and at least 1 / 1.1.
+        within_25: the same with 1.25.
+    """
+
+    frames: int
+    median: float
+    p05: float
+    p95: float
+    within_10: float
+    within_25: float
+
+    @classmethod
+    def of(cls, ratios: NDArray[np.float64]) -> DistanceRatio:
+        """Summarise the ratios of frames, one or more, all positive."""
+        low, middle, high = (float(value) for value in np.percentile(ratios, (5, 50, 95)))
+        away = np.abs(np.log(ratios))
+        return cls(len(ratios), middle, low, high, float((away <= np.log(1.1)).mean()),
+                   float((away <= np.log(1.25)).mean()))
+
+    def values(self) -> dict[str, float | int]:
+        """All numbers by name."""
+        return asdict(self)
+
+
 ORDINAL_NAMES = ('sdr', 'sdr_eq', 'sdr_ne', 'whdr', 'wkdr', 'wkdr_eq', 'wkdr_ne')
 NORMAL_NAMES = tuple(NormalSums().values())
 
@@ -415,6 +451,17 @@ class DatasetResult:
         found = [frame.confidence for frame in self.frames if frame.confidence is not None]
         total = sum(found, ConfidenceScore())
         return total if total.frames else None
+
+    @property
+    def distance(self) -> DistanceRatio | None:
+        """How far away everything seems; None where truth or prediction is not in metres.
+
+        It is read from the factors of median alignment, so None without that one, too.
+        """
+        if not (self.metric and {'none', 'median'} <= set(self.alignments)):
+            return None
+        scored = [one for f in self.frames if (one := f.aligned['median']).errors.count]
+        return DistanceRatio.of(1 / np.array([one.scale for one in scored])) if scored else None
 
     def by_scene(self) -> dict[str, DatasetResult]:
         """The same for each kind of scene, the most frequent first; empty where none is known."""

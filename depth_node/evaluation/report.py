@@ -83,6 +83,10 @@ CONFIDENCE_NOTE = (
     'confident pixels and those of the best, random: the same without knowledge; error_50: '
     'AbsRel after the median of the most confident 50 % of each frame'
 )
+DISTANCE_NOTE = (
+    'predicted over true distance: median(prediction) / median(truth) of each frame; 1 is right, '
+    'below 1 everything seems nearer than it is'
+)
 LISTED_FRAMES = 60  # a data set of at most so many frames is listed frame by frame in Markdown
 
 
@@ -185,6 +189,7 @@ def text_table(run: Run) -> str:
     ]
     lines.insert(1, '  '.join('-' * width for width in widths))
     lines += _ordinal_lines(run)
+    lines += _distance_lines(run)
     lines += _confidence_lines(run)
     if run.comparison is not None:
         lines.append(f'compared with {run.comparison.baseline}')
@@ -215,6 +220,16 @@ def _ordinal_lines(run: Run) -> list[str]:
             ]
             found.append(f'{row["dataset"]} {row["mode"]}: ' + ', '.join(parts))
     return list(dict.fromkeys(found))
+
+
+def _distance_lines(run: Run) -> list[str]:
+    """One line per data set on which metres can be judged."""
+    return [
+        f'{result.name} predicted over true distance: {ratio.median:.2f} (median of '
+        f'{ratio.frames} frames; 90 % of them {ratio.p05:.2f} to {ratio.p95:.2f}); within 10 % in '
+        f'{100 * ratio.within_10:.0f} %, within 25 % in {100 * ratio.within_25:.0f} % of them'
+        for result in run.results if (ratio := result.distance) is not None
+    ]
 
 
 def _confidence_lines(run: Run) -> list[str]:
@@ -287,10 +302,12 @@ def _dataset_json(result: DatasetResult, protocol: Protocol) -> dict[str, Any]:
             **{key: _finite(value) for key, value in result.confidence.values().items()},
             'bins': result.confidence.bins(),
         },
+        'distance': None if result.distance is None else result.distance.values(),
         'pipeline_ms_median': _finite(1e3 * float(np.median(seconds))) if seconds else None,
         'scenes': {
             scene: {
                 'frames': len(part.frames),
+                'distance': None if part.distance is None else part.distance.values(),
                 'aligned': {
                     name: _plain(part.summary(name, _one_mode(protocol)), SCENE_METRICS)
                     for name in result.alignments
@@ -463,6 +480,24 @@ def _sections(run: Run) -> Iterator[str]:
     # the parts of a joined set are in it already
     joined = {name for result in run.results for name in result.parts}
     whole = [result for result in run.results if result.name not in joined]
+    ratios = [
+        (result.name, scene, ratio)
+        for result in run.results
+        for scene, part in (('', result), *(() if result.name in joined
+                                            else result.by_scene().items()))
+        if (ratio := part.distance) is not None
+    ]
+    if ratios:
+        yield from ('', '## Predicted over true distance', '', f'{DISTANCE_NOTE}.', '')
+        yield from _table(
+            ('data set', 'scene', 'frames', 'median', '5 %', '95 %', 'within 10 %', 'within 25 %'),
+            [
+                [name, scene or 'all', str(ratio.frames), f'{ratio.median:.2f}',
+                 f'{ratio.p05:.2f}', f'{ratio.p95:.2f}', f'{100 * ratio.within_10:.0f} %',
+                 f'{100 * ratio.within_25:.0f} %']
+                for name, scene, ratio in ratios
+            ],
+        )
     for result in whole:
         scenes = result.by_scene()
         if scenes:
@@ -783,6 +818,10 @@ def card_entry(run: Run, result: DatasetResult, mode: str = 'per-image') -> dict
         summary = result.summary(alignment, mode)
         entry[alignment] = {
             key: _rounded(value) for key in CARD_METRICS if (value := summary[key]) is not None
+        }
+    if result.distance is not None:
+        entry['distance'] = {
+            key: _rounded(value) for key, value in result.distance.values().items()
         }
     if result.confidence is not None:
         entry['confidence'] = {

@@ -15,7 +15,10 @@ CARD = {'metrics': {'int8': {
         'none': {'abs_rel': 0.1234, 'delta1': 0.8766, 'boundary_f1': 0.05, 'plane_abs_rel': 0.3},
         'median': {'abs_rel': 0.1},
         'affine': {'abs_rel': 0.09, 'plane_abs_rel': 0.3, 'ratio_median': 0.412},
+        'distance': {'frames': 410, 'median': 1.049, 'p05': 0.7, 'p95': 1.5},
     },
+    'motorcycle': {'frames': 1, 'none': {'abs_rel': 0.2}, 'affine': {},
+                   'distance': {'frames': 1, 'median': 0.74, 'p05': 0.74, 'p95': 0.74}},
     'aloe': {'frames': 1, 'affine': {'abs_rel': 0.32, 'boundary_f1': 0.0, 'plane_abs_rel': 0.24}},
 }}}  # fmt: skip
 
@@ -36,10 +39,12 @@ def test_a_line_has_what_was_measured_and_nothing_else(script):
     lines = script.figures(CARD, 'int8').splitlines()
     assert lines[2] == (
         '| 410 rendered, unseen scenes: all of these '
-        '| 0.123 | 0.877 | 0.050 | 0.100 | 0.090 | 0.300 | 0.41 |')
+        '| 0.123 | 0.877 | 1.05 (0.70 to 1.50) | 0.050 | 0.100 | 0.090 | 0.300 | 0.41 |')
     assert lines[3] == (
-        '| 1 real: Aloe (Middlebury 2006), no metres |  |  | 0.000 |  | 0.320 | 0.240 |  |')
-    assert {line.count('|') for line in lines} == {9}
+        '| 1 real: Motorcycle (Middlebury 2014) | 0.200 |  | 0.74 |  |  |  |  |  |')
+    assert lines[4] == (
+        '| 1 real: Aloe (Middlebury 2006), no metres |  |  |  | 0.000 |  | 0.320 | 0.240 |  |')
+    assert {line.count('|') for line in lines} == {10}
     note = 'rendered, exact; test split of rendered rays, recipe 2, raycast'
     assert script.label('rendered/test-2', {'data': note}) == (
         'rendered, unseen scenes: rays, recipe 2, raycast')

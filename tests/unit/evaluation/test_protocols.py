@@ -240,6 +240,27 @@ def test_median_scaling_of_a_relative_network_where_the_protocol_says_so():
     assert metric.summary('none', 'per-image')['scale_std'] is None
 
 
+def test_distance_is_the_scale_of_each_frame_alone():
+    truths = [truth(i) for i in range(4)]
+    factors = {id(t): f for t, f in zip(truths, (0.7, 0.95, 1.05, 1.2), strict=True)}
+    known = data_set(truths)
+    shaped = Double(truths, lambda t: factors[id(t)] * t ** np.float32(1.001))  # and a bit warped
+    distance = evaluate(shaped, known, Protocol()).distance
+    assert distance.frames == 4
+    assert distance.median == pytest.approx(1.0, rel=2e-3)
+    assert distance.p05 == pytest.approx(0.7 + 0.15 * 0.25, rel=2e-3)  # linear between frames
+    assert distance.p95 == pytest.approx(1.2 - 0.15 * 0.15, rel=2e-3)
+    assert (distance.within_10, distance.within_25) == (0.5, 0.75)
+
+    right = Double(truths, lambda t: t)
+    assert evaluate(right, known, Protocol(alignments=('none',))).distance is None
+    assert evaluate(right, data_set(truths, known='scale'), Protocol()).distance is None
+    relative = replace(PROTOCOLS['kitti_garg'], crop='none')
+    assert evaluate(right, known, relative, output_kind='rel_inv_depth').distance is None
+    empty = [np.full(SIZE_HW, np.nan, np.float32)]
+    assert evaluate(Double(empty, lambda t: t), data_set(empty), Protocol()).distance is None
+
+
 def test_prediction_is_compared_at_the_size_of_the_truth():
     v, u = np.mgrid[0:48, 0:64]
     true = (2 + 0.01 * u + 0.02 * v).astype(np.float32)

@@ -284,6 +284,38 @@ def test_kinds_of_scene_and_ranges_are_counted_and_scored():
     assert type(entry['none']['frames_better']) is int
 
 
+def seen_at(name, factor, scene):
+    one = frame(name, factor)
+    aligned = {'none': one.aligned['none'],
+               'median': replace(one.aligned['none'], scale=1 / factor)}
+    return replace(one, scene=scene, aligned=aligned)
+
+
+def test_distances_stand_beside_the_errors_for_all_and_for_each_kind_of_scene():
+    far_and_near = replace(
+        result('rendered/test'), kind='rendered', alignments=('none', 'median'),
+        frames=(seen_at('r/0', 1.05, 'room'), seen_at('r/1', 0.81, 'room'),
+                seen_at('t/0', 1.41, 'table')))
+    measured = run(far_and_near, result())
+    first, second = json.loads(json.dumps(report.to_json(measured), allow_nan=False))['datasets']
+    assert first['distance'] == pytest.approx(
+        {'frames': 3, 'median': 1.05, 'p05': 0.834, 'p95': 1.374, 'within_10': 1 / 3,
+         'within_25': 2 / 3})
+    assert first['scenes']['table']['distance']['median'] == pytest.approx(1.41)
+    assert second['distance'] is None
+    for text in (report.markdown(measured), report.summary_markdown(measured)):
+        assert '| rendered/test | all | 3 | 1.05 | 0.83 | 1.37 | 33 % | 67 % |' in text
+        assert '| rendered/test | table | 1 | 1.41 | 1.41 | 1.41 | 0 % | 0 % |' in text
+        assert '| osd | all' not in text
+    assert ('rendered/test predicted over true distance: 1.05 (median of 3 frames; 90 % of them '
+            '0.83 to 1.37); within 10 % in 33 %, within 25 % in 67 % of them'
+            ) in report.text_table(measured)
+    assert report.card_entry(measured, far_and_near)['distance'] == {
+        'frames': 3, 'median': 1.05, 'p05': 0.834, 'p95': 1.374, 'within_10': 0.3333,
+        'within_25': 0.6667}
+    assert 'distance' not in report.card_entry(measured, result())
+
+
 def test_every_frame_has_a_line_of_the_table(tmp_path):
     lines = list(csv.DictReader(report.frames_csv(run(scenes_result())).splitlines()))
     assert [line['frame'] for line in lines] == ['r/0', 't/0', 'r/1']
