@@ -4,7 +4,8 @@
 
 The result starts a stage (`depth-node train --init`) or is exported; it cannot be resumed. Runs
 must be related, the later begun from the weights of the earlier: the mean of strangers is no
-network. Needs the extra `train`.
+network. A run that began from an ONNX file is averaged with its own start.ckpt: batch norms are
+unfolded anew each time. Needs the extra `train`.
 
 Source: Wortsman et al. 2022, Model soups, arXiv:2203.05482 (uniform soup).
 """
@@ -25,7 +26,8 @@ import torch
 def average(paths: list[Path]) -> dict[str, Any]:
     """Return a checkpoint with the mean of every weight, all else as in the last one.
 
-    Counts (whole numbers) are those of the last, too.
+    Counts (whole numbers) are those of the last, too. A file of weights alone, as
+    `depth-node train --init FILE.onnx` leaves in start.ckpt, has been averaged already.
 
     Raises:
         CheckpointError: unreadable, or of different networks.
@@ -40,6 +42,9 @@ def average(paths: list[Path]) -> dict[str, Any]:
         if found != network:
             raise CheckpointError(f'{path}: of the network {found}, {paths[-1]} of {network}; '
                                   'expected the same')
+        if 'ema' in last and 'global_step' not in checkpoint:
+            checkpoint['ema'] = {key.removeprefix('network.'): value
+                                 for key, value in checkpoint['state_dict'].items()}
         if ('ema' in checkpoint) != ('ema' in last):
             raise CheckpointError(f'{path} and {paths[-1]}: one of them has averaged weights '
                                   '(optim.ema_decay), the other has none')

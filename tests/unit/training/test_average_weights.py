@@ -42,6 +42,20 @@ def write(path, seed, *, ema=True, **options):
     return weights
 
 
+def test_the_start_of_a_run_from_an_exported_file_stands_for_its_own_averages(script, tmp_path):
+    start, last, out = (tmp_path / f'{name}.ckpt' for name in ('start', 'last', 'average'))
+    write(start, 1)
+    begun = read_checkpoint(start)
+    torch.save({key: begun[key] for key in ('state_dict', 'hyper_parameters')}, start)
+    averaged = write(last, 2)
+    assert script.main([str(start), str(last), '--out', str(out)]) == 0
+    found = network_of(read_checkpoint(out)).state_dict()
+    for key, value in found.items():
+        if value.is_floating_point():
+            wanted = (begun['state_dict'][f'network.{key}'] + averaged[key]) / 2
+            torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize('ema', [True, False])
 def test_mean_of_three(script, tmp_path, capsys, ema):
     paths = [tmp_path / f'{seed}.ckpt' for seed in (1, 2, 4)]
