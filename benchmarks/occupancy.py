@@ -123,9 +123,11 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--clip', type=Path, help="a clip's folder (the bundled one)")
     parser.add_argument('--out', type=Path, metavar='FILE', help='write JSON there too')
+    parser.add_argument('--seed', type=int, default=0, help="of the laser's noise (0)")
     parser.add_argument('--model', default='small', help='name or file of a card (small)')
     args = parser.parse_args()
-    result = drive(load_clip(args.clip or bundled_clip()), model=args.model)
+    result = drive(load_clip(args.clip or bundled_clip()), model=args.model,
+                   seed=args.seed)
     for name, value in result.items():
         print(f'{name:20s} {value:.3f}' if isinstance(value, float) else f'{name:20s} {value}')
     if args.out:

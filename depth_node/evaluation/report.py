@@ -225,8 +225,8 @@ def _ordinal_lines(run: Run) -> list[str]:
 def _distance_lines(run: Run) -> list[str]:
     """One line per data set on which metres can be judged."""
     return [
-        f'{result.name} predicted over true distance: {ratio.median:.2f} (median of '
-        f'{ratio.frames} frames; 90 % of them {ratio.p05:.2f} to {ratio.p95:.2f}); within 10 % in '
+        f'distance of {result.name}, predicted over true: {ratio.median:.2f} (median; frames '
+        f'{ratio.frames}, 90 % of them {ratio.p05:.2f} to {ratio.p95:.2f}); within 10 % in '
         f'{100 * ratio.within_10:.0f} %, within 25 % in {100 * ratio.within_25:.0f} % of them'
         for result in run.results if (ratio := result.distance) is not None
     ]

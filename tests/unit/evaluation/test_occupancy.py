@@ -79,14 +79,16 @@ def benchmark_file() -> ModuleType:
 def test_bundled_model_marks_the_furniture_and_leaves_the_way_free(benchmark_file: ModuleType):
     pytest.importorskip('onnxruntime')
     clip = benchmark_file.load_clip(ROOT / 'demo' / 'clip')
-    found = benchmark_file.drive(clip, backend='onnxruntime')
-    assert found['scale_ok'] >= 10
-    assert found['furniture_cells'] > 300
-    assert found['furniture_marked'] > 0.9
-    assert found['path_m'] > 0.8
-    assert found['path_cells'] > 100
-    assert found['path_marked'] == 0
-    assert found['free_floor_marked'] < 0.2
+    drives = [benchmark_file.drive(clip, backend='onnxruntime', seed=seed) for seed in range(3)]
+    # three draws of the laser's outliers: one alone gives a scale in 9 to 26 of the 30 frames
+    assert sum(found['scale_ok'] for found in drives) >= 40
+    for found in drives:
+        assert found['furniture_cells'] > 300
+        assert found['furniture_marked'] > 0.9
+        assert found['path_m'] > 0.8
+        assert found['path_cells'] > 100
+        assert found['path_marked'] == 0
+        assert found['free_floor_marked'] < 0.2
     # the figures would tell: clouds that are a third too near stand in the way
     near = benchmark_file.drive(clip, step=12, backend='onnxruntime', factor=0.67)
     assert near['path_marked'] >= 10

@@ -307,7 +307,7 @@ def test_distances_stand_beside_the_errors_for_all_and_for_each_kind_of_scene():
         assert '| rendered/test | all | 3 | 1.05 | 0.83 | 1.37 | 33 % | 67 % |' in text
         assert '| rendered/test | table | 1 | 1.41 | 1.41 | 1.41 | 0 % | 0 % |' in text
         assert '| osd | all' not in text
-    assert ('rendered/test predicted over true distance: 1.05 (median of 3 frames; 90 % of them '
+    assert ('distance of rendered/test, predicted over true: 1.05 (median; frames 3, 90 % of them '
             '0.83 to 1.37); within 10 % in 33 %, within 25 % in 67 % of them'
             ) in report.text_table(measured)
     assert report.card_entry(measured, far_and_near)['distance'] == {
