@@ -69,7 +69,9 @@ def test_whatever_ends_the_verb_ends_its_workers(tmp_path, signum, status):
     blender.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit\necho $$ >{note}.new\n'
                        f'mv {note}.new {note}\nexec sleep 60\n')
     blender.chmod(0o755)
-    code = ('import sys; from depth_node.synthesis import catalogue; '
+    # started with &, these tests would hand down an ignored SIGINT
+    code = ('import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); '
+            'from depth_node.synthesis import catalogue; '
             'catalogue.load_catalogue = lambda _: []; from depth_node.cli import main; '
             'sys.exit(main(sys.argv[1:]))')
     words = ['synthesize', '--out', out, '--workers', '1', '--python', blender]
