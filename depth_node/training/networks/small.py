@@ -5,12 +5,16 @@ lays out at full resolution (Shi et al. 2016, arXiv:1609.05158): object borders 
 grid of the image for almost no time. Canonical depth (Yin et al. 2023, Metric3D,
 arXiv:2307.10984, section 3.1): metric depth = canonical depth * f / f_canonical.
 
+With `blocks` the decoder's coarse levels think longer: residual blocks that begin as the identity,
+so that a trained network without them can be trained on with them.
+
 With `confidence` a second head tells how wrong depth is at each pixel, trained afterwards on the
 finished network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 
 from depth_node.training.geometry import without_autocast
@@ -51,11 +55,33 @@ class _Merge(nn.Module):
         return self.mix(coarse + self.lateral(skip))
 
 
+class _Block(nn.Module):
+    """A residual block that sees far: ConvNeXt's (Liu et al. 2022, arXiv:2201.03545, figure 4).
+
+    ReLU instead of GELU, for INT8. Without norms: its inputs have passed one, and the last layer
+    starts at zero, so the block as the identity (Zhang et al. 2019, arXiv:1901.09321).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.look = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.widen = nn.Conv2d(channels, 4 * channels, 1)
+        self.back = nn.Conv2d(4 * channels, channels, 1)
+        nn.init.kaiming_normal_(self.widen.weight, nonlinearity='relu')
+        nn.init.zeros_(self.back.weight)
+        for layer in (self.look, self.widen, self.back):
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.back(self.widen(self.look(x)).relu())
+
+
 class SmallDepthNet(DepthNetwork):
     """EfficientNet-Lite pyramid, five-level decoder, pixel-shuffle head."""
 
     output_kind = 'canonical_depth'
-    optional_modules = ('confidence_head',)
+    optional_modules = ('confidence_head', 'blocks')
 
     def __init__(
         self,
@@ -66,6 +92,7 @@ class SmallDepthNet(DepthNetwork):
         encoder_weights: str | None = None,
         canonical_focal_px: float = 256.0,
         depth_range_m: tuple[float, float] = (0.1, 40.0),
+        blocks: Sequence[int] = (),
         confidence: bool = False,
     ) -> None:
         """Build the network.
@@ -77,12 +104,14 @@ class SmallDepthNet(DepthNetwork):
             encoder_weights: a weights file for the encoder, instead of the package's.
             canonical_focal_px: focal length at `size_hw` for which the output is metric.
             depth_range_m: the output is clamped to this.
+            blocks: how many residual blocks follow each level of the decoder, from /32 on; the
+                levels that are not named have none.
             confidence: add the confidence head. Depth is then frozen, weights and norms: the head
                 learns the errors of the network that is used, which must not move meanwhile.
 
         Raises:
-            ValueError: a side is not divisible by 32, the range is empty, an unknown encoder, or
-                a weights file of another.
+            ValueError: a side is not divisible by 32, the range is empty, an unknown encoder,
+                a weights file of another, or blocks for more levels than there are.
             FileNotFoundError: the weights are not there.
         """
         super().__init__()
@@ -104,6 +133,16 @@ class SmallDepthNet(DepthNetwork):
         self.merges = nn.ModuleList(
             _Merge(widths[i], levels[i + 1], widths[i + 1]) for i in range(len(levels) - 1)
         )
+        counts = (*blocks, *(0 for _ in widths[len(blocks):]))
+        if len(counts) > len(widths) or any(count < 0 for count in counts):
+            raise ValueError(
+                f'blocks {tuple(blocks)} of network small: expected up to {len(widths)} counts, '
+                'for the levels from /32 to /2'
+            )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(_Block(width) for _ in range(count)))
+            for width, count in zip(widths, counts, strict=True)
+        )
         self.head = nn.Conv2d(widths[-1], 4, 3, padding=1)
         # All four values of a cell start equal, else the shuffle begins as a checkerboard.
         nn.init.normal_(self.head.weight[:1], std=0.01)
@@ -124,6 +163,16 @@ class SmallDepthNet(DepthNetwork):
                 if name != 'confidence_head':
                     module.eval()
         return self
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """See `DepthNetwork.parameter_groups`; `blocks` are a group of their own."""
+        blocks = [parameter for parameter in self.blocks.parameters() if parameter.requires_grad]
+        groups = super().parameter_groups()
+        if blocks:
+            known = {id(parameter) for parameter in blocks}
+            groups['decoder'] = [p for p in groups['decoder'] if id(p) not in known]
+            groups['blocks'] = blocks
+        return groups
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """See `DepthNetwork.forward`."""
@@ -152,9 +201,12 @@ class SmallDepthNet(DepthNetwork):
         features: torch.Tensor = self.neck(pyramid[-1])
         height, width = features.shape[-2:]
         features = features + self.context(functional.avg_pool2d(features, (height, width)))
+        features = self.blocks[0](features)
         maps = []
-        for merge, skip in zip(self.merges, reversed(pyramid[:-1]), strict=True):
-            features = merge(features, skip)
+        for merge, skip, blocks in zip(
+            self.merges, reversed(pyramid[:-1]), self.blocks[1:], strict=True
+        ):
+            features = blocks(merge(features, skip))
             maps.append(features)
         return maps
 
