@@ -31,8 +31,8 @@ def load_onnx_weights(path: Path, network: DepthNetwork, pictures: torch.Tensor)
         network: of the same kind and options but for the size, which may be another one where no
             weight depends on it; changed in place and left in evaluation mode.
         pictures: (N, 3, H, W) uint8 of the network's size, by which the norms are measured: some
-            of those that it will be trained on. Optional modules that the file lacks stay as they
-            are.
+            of those that it will be trained on. Optional and growable modules that the file
+            lacks stay as they are.
 
     Returns:
         How far the filled network is from the file in ONNX Runtime, at the file's size.
@@ -46,10 +46,18 @@ def load_onnx_weights(path: Path, network: DepthNetwork, pictures: torch.Tensor)
     norm_of = _norms_after_convolutions(network, batch)
     filled: dict[str, torch.Tensor] = {}
     optional = tuple(f'{name}.' for name in network.optional_modules)
-    for name, value in network.state_dict().items():
-        if name.startswith(optional) and PREFIX + name not in values:
+    growable = tuple(f'{name}.' for name in network.growable_modules)
+    own = network.state_dict()
+    for name in (full.removeprefix(PREFIX) for full in values):
+        if name.startswith(growable) and name not in own:
+            raise ExportError(
+                f'{path}: has {name}, which the network lacks; give it the network.options of the '
+                'file (provenance.training.network of its card)'
+            )
+    for name, value in own.items():
+        if name.startswith(optional + growable) and PREFIX + name not in values:
             filled[name] = value
-        elif name.startswith(optional):
+        elif name.startswith(optional + growable):
             filled[name] = _value(values, PREFIX + name, value, path)
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -67,7 +75,7 @@ def load_onnx_weights(path: Path, network: DepthNetwork, pictures: torch.Tensor)
             filled[f'{norm_of[name]}.weight'] = torch.ones_like(norm.weight)
             filled[f'{norm_of[name]}.running_mean'] = torch.zeros_like(norm.bias)
             filled[f'{norm_of[name]}.running_var'] = torch.full_like(norm.bias, 1 - norm.eps)
-    kept = {name: value for name, value in network.state_dict().items() if name not in filled}
+    kept = {name: value for name, value in own.items() if name not in filled}
     missing = [name for name, value in kept.items() if value.is_floating_point()]
     if missing:
         raise ExportError(

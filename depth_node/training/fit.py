@@ -282,7 +282,8 @@ def _start_from(task: DepthTask, init: Path) -> list[str]:
     """Take the weights of another run, of the same network or an earlier stage of it.
 
     Returns:
-        What differs in parts that a network may have or not (`DepthNetwork.optional_modules`).
+        What differs in parts that a network may have or not (`DepthNetwork.optional_modules`,
+        `growable_modules`).
 
     Raises:
         RunError: they do not fit; names the first difference.
@@ -298,7 +299,8 @@ def _start_from(task: DepthTask, init: Path) -> list[str]:
     start = network_of(checkpoint).state_dict()
     fresh = task.network.state_dict()
     optional = tuple(f'{name}.' for name in task.network.optional_modules)
-    new = [key for key in fresh if key not in start and key.startswith(optional)]
+    growable = tuple(f'{name}.' for name in task.network.growable_modules)
+    new = [key for key in fresh if key not in start and key.startswith(optional + growable)]
     unused = [key for key in start if key not in fresh and key.startswith(optional)]
     start = {key: start.get(key, fresh.get(key)) for key in (*start, *new) if key not in unused}
     try:
@@ -313,7 +315,7 @@ def _start_from(task: DepthTask, init: Path) -> list[str]:
         task.ema.network.load_state_dict(start)
     task.warm_start = True
     return [
-        f'{text} {", ".join(keys)}'
+        f'{text} {", ".join(keys[:3])}' + (f' and {len(keys) - 3} more' if keys[3:] else '')
         for text, keys in (('not in it, begin anew:', new), ('not used:', unused)) if keys
     ]  # fmt: skip
 

@@ -32,6 +32,8 @@ class DepthNetwork(nn.Module):
             the output for relative kinds).
         optional_modules: modules that some options add to a network that works without them:
             weights that lack them, or have them in excess, still fit.
+        growable_modules: modules that begin as the identity: weights that lack them, or some of
+            their parameters, still fit, but those that have them need them.
         has_confidence: whether `predict` gives a confidence too; then `confidence_head` makes it.
     """
 
@@ -43,6 +45,7 @@ class DepthNetwork(nn.Module):
     canonical_focal_px: float | None = None
     depth_range_m: tuple[float, float] = (0.1, 100.0)
     optional_modules: tuple[str, ...] = ()
+    growable_modules: tuple[str, ...] = ()
     has_confidence: bool = False
     confidence_head: ConfidenceHead | None  # no default: it would hide the module of that name
 

@@ -81,7 +81,8 @@ class SmallDepthNet(DepthNetwork):
     """EfficientNet-Lite pyramid, five-level decoder, pixel-shuffle head."""
 
     output_kind = 'canonical_depth'
-    optional_modules = ('confidence_head', 'blocks')
+    optional_modules = ('confidence_head',)
+    growable_modules = ('blocks',)
 
     def __init__(
         self,

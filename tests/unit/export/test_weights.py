@@ -23,10 +23,10 @@ from torch import nn  # noqa: E402
 SIZE = (64, 96)
 
 
-def lived_in(seed: int) -> nn.Module:
+def lived_in(seed: int, **options) -> nn.Module:
     """Make a network whose norms hold something, as after training."""
     torch.manual_seed(seed)
-    network = build_network('small', size_hw=SIZE, pretrained=False)
+    network = build_network('small', size_hw=SIZE, pretrained=False, **options)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
@@ -82,6 +82,26 @@ def test_another_network_is_refused(exported, tmp_path):
     (tmp_path / 'broken.onnx').write_bytes(b'no graph at all')
     with pytest.raises(ExportError, match=r'broken\.onnx: not a readable ONNX file'):
         load_onnx_weights(tmp_path / 'broken.onnx', lived_in(3), pictures)
+
+
+def test_blocks_come_back_and_grow_but_are_never_left_out(exported, tmp_path):
+    pictures = torch.randint(0, 256, (4, 3, *SIZE), dtype=torch.uint8)
+    path, plain = exported
+    origin = lived_in(1, blocks=[1, 1])
+    for name, parameter in origin.named_parameters():
+        if name.startswith('blocks.'):
+            nn.init.normal_(parameter, std=0.05)
+    export_onnx(origin, tmp_path / 'grown.onnx')
+    batch = origin.normalise(pictures)
+    for file, source in ((path, plain), (tmp_path / 'grown.onnx', origin)):
+        network = lived_in(2, blocks=[2, 1])  # one block more than the file has, or all of them
+        assert load_onnx_weights(file, network, pictures).max_rel < 1e-4
+        with torch.no_grad():
+            torch.testing.assert_close(network(batch), source(batch), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert float((origin(batch) / plain(batch) - 1).abs().max()) > 1e-2
+    with pytest.raises(ExportError, match=r'blocks\.1\.0\.\w+\.\w+, which the network lacks'):
+        load_onnx_weights(tmp_path / 'grown.onnx', lived_in(2, blocks=[1]), pictures)
 
 
 def test_a_run_starts_from_an_exported_file(exported, tmp_path, capsys):

@@ -155,6 +155,21 @@ def test_what_does_not_belong_together_is_named(frames_root, tmp_path):
         train(other, init=last, progress_bar=False)
 
 
+def test_a_network_grows_from_one_without_blocks_but_never_back(frames_root, tmp_path, capsys):
+    config = tiny(frames_root, tmp_path / 'a', max_steps=1, val_every_steps=1)
+    train(config, progress_bar=False)
+    options = {**config.network.options, 'blocks': [1, 1]}
+    larger = replace(
+        tiny(frames_root, tmp_path / 'b', max_steps=1, val_every_steps=1),
+        network=replace(config.network, options=options),
+    )
+    train(larger, init=tmp_path / 'a/last.ckpt', progress_bar=False)
+    assert 'begin anew: blocks.0.0.look.weight' in capsys.readouterr().err
+    again = replace(config, run=replace(config.run, folder=str(tmp_path / 'c')))
+    with pytest.raises(RunError, match=r'last\.ckpt: weights .*blocks.* do not fit .*blocks\.0'):
+        train(again, init=tmp_path / 'b/last.ckpt', progress_bar=False)
+
+
 @pytest.mark.parametrize('key', [{'accelerator': 'gpuu'}, {'strategy': 'ddpp'}])
 def test_a_machine_that_is_not_there_is_named(frames_root, tmp_path, key):
     with pytest.raises(RunError, match=next(iter(key.values()))):
