@@ -1,6 +1,7 @@
 """Measure the filters on the depth grid: docs/results/filters.json.
 
-    python benchmarks/filters.py --data data/frames
+    python benchmarks/filters.py --data data/frames             all of it, on an idle machine
+    python benchmarks/filters.py --data data/frames --network   new weights: the edges of its depth
 
 Questions, on rendered frames with true depth (data/frames/test, rendered by `depth-node
 synthesize`), on the demo's clip and with the bundled network:
@@ -243,6 +244,7 @@ def edges_of_network(frames: list[Frame], backend: Any) -> dict[str, Any]:
                                       DEFAULT.flying_pixel_jump)
             rim_kept[label].append(float(np.isfinite(grid[rim]).mean()))
     result: dict[str, Any] = {
+        'frames': len(frames), 'sha256': backend.card.precisions[backend.precision].sha256,
         'pixels_within_4_of_an_edge': near, 'of_these_edge_not_drawn': round(missed / near, 4),
         'variants': {}}
     for name, counts in rows.items():
@@ -564,6 +566,8 @@ def main() -> None:
                         help='frames of the slow statistical outlier filter')
     parser.add_argument('--static-frames', type=int, default=120, metavar='N')
     parser.add_argument('--rounds', type=int, default=200, metavar='N')
+    parser.add_argument('--network', action='store_true',
+                        help="measure only the edges of the network's depth again, keep the rest")
     parser.add_argument('--out', type=Path, default=CLONE / 'docs/results/filters.json')
     args = parser.parse_args()
 
@@ -571,8 +575,15 @@ def main() -> None:
     frames = read_frames(args.data, args.frames)
     clip = load_clip(args.clip or bundled_clip())
     card = ModelCard.load('small')
+    document: dict[str, Any]
+    if args.network:
+        document = json.loads(args.out.read_text(encoding='utf-8'))
+        with open_backend(card, threads=1) as backend:
+            document['edges']['network'] = edges_of_network(frames, backend)
+        write(document, args.out)
+        return
     with open_backend(card, threads=1) as backend:
-        document: dict[str, Any] = {
+        document = {
             'command': 'python benchmarks/filters.py --data data/frames'
                        f' --frames {args.frames} --outlier-frames {args.outlier_frames}'
                        f' --static-frames {args.static_frames} --rounds {args.rounds}',
@@ -589,11 +600,16 @@ def main() -> None:
             'time': times(clip, args.rounds),
             'pipeline': pipeline_times(clip, backend),
         }
+    write(document, args.out)
+
+
+def write(document: dict[str, Any], path: Path) -> None:
+    """Judge, write and print a document."""
     document['met'] = verdicts(document)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
     print(table(document))
-    print(f'written: {args.out}')
+    print(f'written: {path}')
 
 
 if __name__ == '__main__':
