@@ -32,8 +32,8 @@ class DepthNetwork(nn.Module):
             the output for relative kinds).
         optional_modules: modules that some options add to a network that works without them:
             weights that lack them, or have them in excess, still fit.
-        growable_modules: modules that begin as the identity: weights that lack them, or some of
-            their parameters, still fit, but those that have them need them.
+        growable_modules: modules that begin as the identity: weights that lack them, or have
+            fewer, still fit; those that have them fit no network without.
         has_confidence: whether `predict` gives a confidence too; then `confidence_head` makes it.
     """
 
