@@ -168,8 +168,10 @@ class DepthPipeline:
             if spec.kind == 'canonical_depth':
                 notes = (f'no camera intrinsics: metric scale assumes a horizontal field of '
                          f'view of {hfov:g} degrees',)
-        coarse = to_depth(raw, spec, plan.network_camera(lens), keep_signed=True)
-        grid_camera = self._grid_camera(lens, plan, coarse.shape)
+        network_camera = plan.network_camera(lens)
+        # without padding: what the network makes of grey bars is no scene to measure or to filter
+        coarse = plan.inside(to_depth(raw, spec, network_camera, keep_signed=True))
+        grid_camera = network_camera.scaled((coarse.shape[0], coarse.shape[1]))
         scale = self.scale if isinstance(self.scale, Scale) else self.scale.estimate(
             coarse, grid_camera, stamp)
         scale.apply(coarse)
@@ -190,7 +192,7 @@ class DepthPipeline:
 
         if self.resize_in == 'inv_depth':
             np.reciprocal(coarse, out=coarse)
-        depth = plan.back(coarse, self._depth)
+        depth = plan.to_image(coarse, self._depth)
         if self.resize_in == 'inv_depth':
             np.reciprocal(depth, out=depth)
         # the way back widens the holes of every cause alike
@@ -226,13 +228,6 @@ class DepthPipeline:
     @staticmethod
     def _count_blank(depth: NDArray[np.float32]) -> int:
         return depth.size - int(np.count_nonzero(np.isfinite(depth)))
-
-    @staticmethod
-    def _grid_camera(lens: Camera, plan: ResizePlan, map_hw: tuple[int, ...]) -> Camera:
-        """Return the camera of the network's output map, padding included."""
-        v0, u0, _, _ = plan.window
-        padded = plan.network_camera(lens).cropped(-u0, -v0, plan.network_hw)
-        return padded if map_hw == plan.network_hw else padded.scaled((map_hw[0], map_hw[1]))
 
 
 def _shared_out(total: int, causes: dict[str, int]) -> dict[str, int]:

@@ -25,7 +25,8 @@ class ResizePlan:
             `network_hw` only with the `pad` policy.
         blocks: (rows, columns) of the image that are averaged to one pixel before the rest of the
             way is interpolated; None: the image is resized at once.
-        picture: (h, w, 3) uint8 that the network saw last, in its colour order; a buffer.
+        picture: (h, w, 3) uint8 that the network saw last, without padding, in its colour order; a
+            buffer.
     """
 
     def __init__(self, spec: InputSpec, size_hw: tuple[int, int]) -> None:
@@ -52,8 +53,7 @@ class ResizePlan:
         fill = spec.mean if spec.layout == 'float32_nchw' else (127.0, 127.0, 127.0)
         self._canvas: NDArray[np.uint8] = np.empty((net_h, net_w, 3), np.uint8)
         self._canvas[:] = np.rint(fill).astype(np.uint8)
-        self.picture = self._canvas
-        self._inside: NDArray[np.uint8] = np.empty((height, width, 3), np.uint8)
+        self.picture: NDArray[np.uint8] = np.empty((height, width, 3), np.uint8)
         if spec.layout == 'float32_nchw':
             self._mean = np.asarray(spec.mean, np.float32).reshape(3, 1, 1)
             self._gain = 1 / np.asarray(spec.std, np.float32).reshape(3, 1, 1)
@@ -76,19 +76,16 @@ class ResizePlan:
             cv2.resize(rgb, self._reduced.shape[1::-1], dst=self._reduced,
                        interpolation=cv2.INTER_AREA)
             rgb = self._reduced
-        if rgb.shape == self._inside.shape:
-            np.copyto(self._inside, rgb)
+        picture = self.picture
+        if rgb.shape == picture.shape:
+            np.copyto(picture, rgb)
         else:
-            cv2.resize(rgb, (width, height), dst=self._inside,
-                       interpolation=self._interpolation)
+            cv2.resize(rgb, (width, height), dst=picture, interpolation=self._interpolation)
         if self.spec.colour == 'bgr':
-            cv2.cvtColor(self._inside, cv2.COLOR_RGB2BGR, dst=self._inside)
-        if (height, width) == self.network_hw:
-            picture = self._inside
-        else:
-            self._canvas[v0:v0 + height, u0:u0 + width] = self._inside
+            cv2.cvtColor(picture, cv2.COLOR_RGB2BGR, dst=picture)
+        if (height, width) != self.network_hw:
+            self._canvas[v0:v0 + height, u0:u0 + width] = picture
             picture = self._canvas
-        self.picture = picture
         if self.spec.layout == 'uint8_nhwc':
             return picture[None]
         np.copyto(self._batch[0], picture.transpose(2, 0, 1))
@@ -97,43 +94,50 @@ class ResizePlan:
         return self._batch
 
     def network_camera(self, camera: Camera) -> Camera:
-        """Return the rectified camera of the picture as the network sees it (without padding).
-
-        Only its focal lengths mean something for a padded input: the principal point counts
-        from the picture's corner, as the map that `back` crops does.
-        """
+        """Return the rectified camera of the picture as the network sees it (without padding)."""
         return camera.scaled(self.window[2:])
 
-    def back(self, network_map: NDArray[np.float32],
-             out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Return an (h, w) map of the network, resampled to the image's grid.
+    def inside(self, network_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the part of a map of the network that belongs to the picture, not to padding.
 
         The map may have any size: it covers the whole network input, edge to edge, so its cells
-        need not be squares of input pixels (FCRN makes 128x160 of 228x304).  Bilinear; a NaN
-        spreads to the pixels that touch it, never further.
+        need not be squares of input pixels (FCRN makes 128x160 of 228x304).
+
+        Returns:
+            The map itself without padding; else a copy of the size of `picture`.
 
         Raises:
             ValueError: the map is empty or has other than two dimensions.
         """
         if network_map.ndim != 2 or 0 in network_map.shape:
             raise ValueError(f'postprocess: map of shape {network_map.shape}, expected (h, w)')
+        if self.window[2:] == self.network_hw:
+            return network_map
         net_h, net_w = self.network_hw
-        if self.window[2:] != self.network_hw:
-            if network_map.shape != self.network_hw:
-                full: NDArray[np.float32] = np.empty((net_h, net_w), np.float32)
-                cv2.resize(network_map, (net_w, net_h), dst=full,
-                           interpolation=cv2.INTER_LINEAR)
-                network_map = full
-            v0, u0, height, width = self.window
-            network_map = network_map[v0:v0 + height, u0:u0 + width]
+        if network_map.shape != self.network_hw:
+            full: NDArray[np.float32] = np.empty((net_h, net_w), np.float32)
+            cv2.resize(network_map, (net_w, net_h), dst=full, interpolation=cv2.INTER_LINEAR)
+            network_map = full
+        v0, u0, height, width = self.window
+        return network_map[v0:v0 + height, u0:u0 + width].copy()
+
+    def to_image(self, picture_map: NDArray[np.float32],
+                 out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Return what `inside` gave, resampled to the image's grid.
+
+        Bilinear; a NaN spreads to the pixels that touch it, never further.
+        """
         if out is None:
             out = np.empty(self.size_hw, np.float32)
-        if network_map.shape == self.size_hw:
-            np.copyto(out, network_map)
+        if picture_map.shape == self.size_hw:
+            np.copyto(out, picture_map)
         else:
-            cv2.resize(network_map, self.size_hw[::-1], dst=out,
-                       interpolation=cv2.INTER_LINEAR)
+            cv2.resize(picture_map, self.size_hw[::-1], dst=out, interpolation=cv2.INTER_LINEAR)
         return out
+
+    def back(self, network_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return an (h, w) map of the network, without padding, on the image's grid."""
+        return self.to_image(self.inside(network_map))
 
 
 def _blocks(size_hw: tuple[int, int], picture_hw: tuple[int, int]) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ import cv2
 from depth_node.camera import Camera, CameraError, Rectifier
 from depth_node.filters import FilterSettings
 from depth_node.geometry import depth_to_points
+from depth_node.ground import GroundEstimator, GroundSettings, Mount
 from depth_node.model_card import InputSpec, ModelCard, OutputSpec
 from depth_node.pipeline import STAGES, DepthPipeline
 from depth_node.scale import Scale
@@ -312,3 +313,33 @@ def test_what_the_masks_say_stands_in_the_notes(tmp_path):
     assert 'mask.png is 64x48, the image 128x96' in frame.notes[0]
     assert frame.removed == {'outside_roi': 96 * 128 - 40 * 50}
     assert pipeline.filters.roi == (10, 0, 50, 40)
+
+
+@pytest.mark.parametrize('bars', [1.0, 3.0, np.nan])
+@pytest.mark.parametrize('cells', [1, 2])
+def test_what_the_network_makes_of_padding_is_neither_measured_nor_filtered(bars, cells):
+    """A floor 0.5 m below and a wall; the network gives 0.8 of it, and junk in the bars."""
+    camera = Camera((180, 420), 300.0, 320.0, 214.0, 85.0)
+    mount = Mount.from_angles(0.5, 10.0)
+    inputs = InputSpec('image', 'uint8_nhwc', size_hw=(256, 256), resize='pad')
+    rows, columns = round(180 * 256 / 420), 256
+    v0 = (256 - rows) // 2
+    seen = camera.scaled((rows, columns))
+    v, u = np.mgrid[0:rows, 0:columns]
+    fall = -((u - seen.cx) / seen.fx * mount.up[0] + (v - seen.cy) / seen.fy * mount.up[1]
+             + mount.up[2])
+    truth = np.minimum(3.0, 0.5 / np.maximum(fall, 1e-3))
+    answer = np.full((256, 256), bars, np.float32)
+    answer[v0:v0 + rows] = truth / 1.25
+    answer = answer[::cells, ::cells]
+    ground = GroundEstimator(GroundSettings(views=1))
+    ground.set_mount(mount)
+    pipeline = DepthPipeline(
+        KnownBackend(answer, OutputSpec('depth', 'depth', 'm', (0.1, 50.0)), inputs), scale=ground)
+    frame = pipeline.run(picture(camera.size_hw), camera, stamp=1.0)
+    assert frame.scale.state == 'ok', frame.scale.note
+    assert frame.scale.scale == pytest.approx(1.25, rel=0.01 * cells)
+    if cells == 1:  # else the map's cells at the rim lie half in the bars
+        assert frame.removed == {}
+        away = np.abs(frame.depth / cv2.resize(truth, (420, 180)) - 1)
+        assert away.max() < 0.02

@@ -57,6 +57,8 @@ def test_half_resolution_map_comes_back_through_padding():
 def test_padding_is_grey_and_centred():
     plan = ResizePlan(PADDED, (100, 200))
     batch = plan.to_input(np.zeros((100, 200, 3), np.uint8))
+    assert plan.picture.shape == (64, 128, 3)
+    assert not plan.picture.any()
     assert (batch[0, :16] == 127).all()
     assert (batch[0, 16:80] == 0).all()
     assert (batch[0, 80:] == 127).all()
