@@ -232,8 +232,10 @@ class ScaleTracker:
 
     Estimates are averaged by their information (inverse covariance), older ones counting less by
     exp(-age / smoothing_s).  The uncertainty of the average is not smaller than that of its
-    parts, because neighbouring images share their errors.  An estimate that contradicts the
-    average waits until it has repeated itself; then the average starts again from it.
+    parts, because neighbouring images share their errors.  Where a scale and a shift average to
+    what no estimate may be (a factor that is not positive), the newest stands alone.  An estimate
+    that contradicts the average waits until it has repeated itself; then the average starts again
+    from it.
 
     Attributes:
         settings: may be replaced at any time.
@@ -305,7 +307,10 @@ class ScaleTracker:
         new_weight = own * inverse(estimate.covariance)
         covariance = inverse(old + new_weight)
         mean = covariance @ (old @ state.parameters + new_weight @ estimate.parameters)
-        self._state = replace(estimate, parameters=mean, covariance=covariance)
+        averaged = replace(estimate, parameters=mean, covariance=covariance)
+        if self._objection(averaged):  # the mean of two vectors need not lie between them
+            averaged, kept = estimate, 0.0
+        self._state = averaged
         self._weight, self._stamp = 1.0 + kept, max(stamp, self._stamp)
         return True
 

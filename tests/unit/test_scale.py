@@ -322,3 +322,22 @@ def test_a_relative_network_without_a_scale_says_that_it_is_not_metric():
     metric = DepthPipeline(Answer(np.abs(raw) + 1, 'depth')).run(
         rgb, Camera((32, 48), 40.0, 44.0, 23.5, 15.5))
     assert metric.notes == ()
+
+
+def test_a_mean_of_two_good_fits_that_is_no_depth_leaves_the_newest_alone():
+    """Each rises slowly over its own narrow part; one line through both parts falls."""
+    def fit(parameters, at, error):
+        rows = np.stack([at, np.ones(3)], 1)
+        return Estimate(np.array(parameters), np.linalg.inv(rows.T @ rows) * error**2,
+                        'inv_depth', at, 30)
+
+    first = fit([0.22, 0.46], (0.60, 0.67, 0.73), 0.014)
+    second = fit([0.29, 0.12], (1.24, 1.30, 1.37), 0.033)
+    track = tracker(kind='rel_inv_depth', smoothing_s=10.0)
+    assert track.add(first, 0.0)
+    assert track.add(second, 0.05)
+    found = track.scale(0.05)
+    assert (found.scale, found.shift) == pytest.approx((0.29, 0.12))
+    assert found.uncertainty == pytest.approx(second.uncertainty)
+    for stamp in (0.1, 1.0, 1000.0):
+        assert track.scale(stamp).usable
