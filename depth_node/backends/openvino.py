@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from depth_node.backends import BackendError, Tensors, output_names
 from depth_node.backends._base import (
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 # OpenVINO's default on a CPU with bf16 instructions is bf16: it has to be told.
 _HINTS = {'fp32': 'f32', 'int8': 'f32', 'bf16': 'bf16'}
+_SHAPES_KEPT: Final = 4  # compiled for a dynamic model: cameras of a node may differ in size
 
 
 def probe(name: str) -> tuple[str | None, str]:
@@ -53,12 +55,29 @@ def open_model(
     return OpenVinoBackend(name, card, model, precision, cache_dir, threads or default_threads())
 
 
+@dataclass
+class _Compiled:
+    """A model compiled for one input shape.
+
+    Attributes:
+        request: runs it.
+        outputs: by name, the memory that it writes.
+        tensor: the input that is bound.
+        batch: whose memory that is.
+    """
+
+    request: Any
+    outputs: dict[str, NDArray[np.float32]]
+    tensor: Any = None
+    batch: NDArray[Any] | None = None
+
+
 class OpenVinoBackend(OnnxBackend):
-    """A compiled model and one infer request.
+    """A compiled model and one infer request for each input shape.
 
     Its buffers are OpenVINO's own; the batch is handed over and the outputs are handed out
-    without a copy. A dynamic model is compiled anew for each new input size: a shape that is
-    known runs faster.
+    without a copy. A dynamic model is compiled anew for each new input size, because a shape that
+    is known runs faster; the last few are kept.
     """
 
     def __init__(
@@ -90,18 +109,23 @@ class OpenVinoBackend(OnnxBackend):
         }
         if cache_dir is not None:
             self._config['CACHE_DIR'] = str(cache_dir)
-        self._request: Any = None
-        self._tensor: Any = None
-        self._batch: NDArray[Any] | None = None
-        self._shape: tuple[int, ...] = ()
-        self._outputs: dict[str, NDArray[np.float32]] = {}
+        self._compiled: dict[tuple[int, ...], _Compiled] = {}  # the last used at the end
         spec = card.input
         size_hw = spec.size_hw or (card.check.size_hw if card.check else spec.min_hw)
         if size_hw is None:
             raise BackendError('the card names no input size')
-        self._compile(batch_shape(spec.layout, size_hw))
+        self._for(batch_shape(spec.layout, size_hw))
 
-    def _compile(self, shape: tuple[int, ...]) -> None:
+    def _for(self, shape: tuple[int, ...]) -> _Compiled:
+        found = self._compiled.pop(shape, None)
+        if found is None:
+            while len(self._compiled) >= _SHAPES_KEPT:
+                del self._compiled[next(iter(self._compiled))]
+            found = self._compile(shape)
+        self._compiled[shape] = found
+        return found
+
+    def _compile(self, shape: tuple[int, ...]) -> _Compiled:
         graph = self._core.read_model(str(self._model))
         names = output_names(self.card)
         inputs, outputs = _signature(graph, {self.card.input.name, *names})
@@ -109,9 +133,6 @@ class OpenVinoBackend(OnnxBackend):
         require_outputs(names, list(outputs))
         if graph.is_dynamic():
             graph.reshape({self.card.input.name: list(shape)})
-        # the old request goes first, so that two compiled models never share the memory
-        self._request = self._tensor = self._batch = None
-        self._outputs = {}
         compiled = self._core.compile_model(graph, 'CPU', self._config)
         for name in names:
             port = compiled.output(name)
@@ -119,26 +140,24 @@ class OpenVinoBackend(OnnxBackend):
             if port.get_partial_shape().is_dynamic:
                 raise BackendError(f'the size of output {name!r} depends on what is in the '
                                    'picture; it must follow from the input size')
-        self._request = compiled.create_infer_request()
-        self._outputs = {name: self._request.get_tensor(name).data for name in names}
-        self._shape = shape
+        request = compiled.create_infer_request()
+        return _Compiled(request, {name: request.get_tensor(name).data for name in names})
 
     def _infer(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         try:
-            if batch.shape != self._shape:
-                self._compile(batch.shape)
-            if not same_buffer(batch, self._batch):  # the pipeline's buffer is bound once
-                self._tensor = self._ov.Tensor(batch, shared_memory=True)
-                self._request.set_input_tensor(self._tensor)
-                self._batch = batch
-            self._request.infer()
+            compiled = self._for(batch.shape)
+            if not same_buffer(batch, compiled.batch):  # the pipeline's buffer is bound once
+                compiled.tensor = self._ov.Tensor(batch, shared_memory=True)
+                compiled.request.set_input_tensor(compiled.tensor)
+                compiled.batch = batch
+            compiled.request.infer()
         except RuntimeError as error:  # BackendError is one too
             raise BackendError(f'openvino: {error}') from error
-        return self._outputs
+        return compiled.outputs
 
     def _release(self) -> None:
-        self._outputs = {}
-        self._request = self._tensor = self._batch = self._core = None
+        self._compiled.clear()
+        self._core = None
 
 
 def _signature(graph: Any, wanted: set[str]) -> tuple[Tensors, Tensors]:
