@@ -146,10 +146,17 @@ class EngineKey:
 
 
 class Found(NamedTuple):
-    """A plan, or why there is none; with a plan, `reason` says why it had to be built or ''."""
+    """A plan, or why there is none.
+
+    Attributes:
+        plan: None if there is none.
+        reason: why there is none; with a plan, why it had to be built, or ''.
+        unkept: why a plan that was built is not kept, '' if it is.
+    """
 
     plan: bytes | None
     reason: str
+    unkept: str = ''
 
 
 @dataclass(frozen=True)
@@ -226,6 +233,7 @@ class EngineCache:
         info: dict[str, Any] | None = None,
         on_wait: Callable[[str], None] | None = None,
         *,
+        on_build: Callable[[str], None] | None = None,
         force: bool = False,
     ) -> Found:
         """Return the plan for a key, built if need be; of several processes one builds.
@@ -235,10 +243,11 @@ class EngineCache:
             build: writes the plan to the path that it gets, whole or not at all.
             info: goes into the sidecar, for people.
             on_wait: is told once if another process is building it.
+            on_build: is told why it is built, before it is.
             force: build it although there is one.
 
         Returns:
-            The plan; its `reason` says why it was built, and if so that it could not be kept.
+            The plan.
 
         Raises:
             CacheError: the folder cannot be written.
@@ -255,6 +264,8 @@ class EngineCache:
                 return found
             new = self.folder / f'{digest}.new'
             try:
+                if on_build is not None:
+                    on_build(found.reason)
                 start = time.monotonic()
                 build(new)
                 seconds = round(time.monotonic() - start, 1)
@@ -262,7 +273,7 @@ class EngineCache:
                 try:
                     self._store(key, new, {**(info or {}), 'build_s': seconds})
                 except CacheError as error:
-                    return Found(plan, f'{found.reason}; it is not kept: {error}')
+                    return Found(plan, found.reason, str(error))
             finally:
                 with contextlib.suppress(OSError):
                     new.unlink(missing_ok=True)

@@ -141,7 +141,11 @@ class _Source:
         try:
             found = self._cache.get_or_build(
                 self._key, self._build, {'model': self._model_name}, force=anew,
-                on_wait=lambda text: self._tell(f'tensorrt: {text}'))
+                on_wait=lambda text: self._tell(f'tensorrt: {text}'),
+                on_build=lambda text: self._tell(f'tensorrt: {text}'))
+            if found.unkept:
+                self._tell(f'tensorrt: {self._what} is not kept, the next start will build it '
+                           f'again: {found.unkept}')
             if found.plan is not None:
                 return found.plan, not found.reason
             problem = found.reason
@@ -155,7 +159,7 @@ class _Source:
 
     def _build(self, out: Path) -> None:
         start = time.monotonic()
-        self._tell(f'tensorrt: building {self._what}; this happens once and takes minutes')
+        self._tell(f'tensorrt: building {self._what}; this takes minutes')
         next_line = start + _SECONDS_PER_LINE
 
         def progress(phase: str, share: float) -> None:

@@ -70,7 +70,7 @@ def stored(cache, key=KEY, plan=PLAN):
 def test_what_was_stored_is_found(cache):
     refused(cache, 'no engine for this in')
     path = stored(cache)
-    assert cache.lookup(KEY) == (PLAN, '')
+    assert cache.lookup(KEY) == (PLAN, '', '')
     assert EngineCache(cache.folder).lookup(KEY).plan == PLAN  # by another process too
     assert names(cache) == [path.name, f'{path.name}.json']
     [entry] = cache.verify()
@@ -287,7 +287,7 @@ def test_built_once_then_found(cache):
     found = cache.get_or_build(KEY, builder(calls=calls), {'model': 'small'})
     assert found.plan == PLAN
     assert 'no engine for this' in found.reason
-    assert cache.get_or_build(KEY, builder(calls=calls)) == (PLAN, '')
+    assert cache.get_or_build(KEY, builder(calls=calls)) == (PLAN, '', '')
     assert len(calls) == 1
     assert cache.entries()[0].info['build_s'] >= 0
     assert cache.get_or_build(KEY, builder(PLAN[::-1], calls), force=True).plan == PLAN[::-1]
@@ -307,7 +307,7 @@ def test_what_is_refused_is_rebuilt_and_says_why(cache, attack):
     found = cache.get_or_build(KEY, builder(PLAN[::-1]))
     assert found.plan == PLAN[::-1]
     assert found.reason
-    assert cache.lookup(KEY) == (PLAN[::-1], '')
+    assert cache.lookup(KEY) == (PLAN[::-1], '', '')
     assert [entry.problem for entry in cache.verify()] == ['']
 
 
@@ -480,8 +480,8 @@ def test_disk_that_is_full_after_the_build_still_gives_the_plan(cache, monkeypat
 
     found = cache.get_or_build(KEY, build)
     assert found.plan == PLAN
-    assert 'it is not kept: ' in found.reason
-    assert 'No space left on device; make room' in found.reason
+    assert 'no engine for this' in found.reason
+    assert 'No space left on device; make room' in found.unkept
     monkeypatch.undo()
     assert cache.lookup(KEY).plan is None
     assert names(cache) == []

@@ -17,7 +17,7 @@ import threading
 from depth_node import backends
 from depth_node.backends import BackendError, cuda, open_backend, runnable, self_check
 from depth_node.backends import tensorrt as tensorrt_backend
-from depth_node.backends.engine_cache import EngineCache, engines_folder
+from depth_node.backends.engine_cache import CacheError, EngineCache, engines_folder
 from depth_node.backends.tensorrt_build import build_in_child, build_plan
 from depth_node.model_card import FileSpec, ModelCard, file_sha256
 import numpy as np
@@ -619,6 +619,36 @@ def test_first_start_tells_that_it_builds(tensorrt, tiny_card):
     assert any('building the fp16 engine of tiny for Fake Orin' in line
                for line in tensorrt.lines)
     assert any('built in' in line for line in tensorrt.lines)
+
+
+def test_full_disk_is_told_at_every_start(tensorrt, tiny_card, monkeypatch):
+    def full(*args):
+        raise CacheError('No space left on device')
+
+    monkeypatch.setattr(EngineCache, '_store', full)
+    card = tiny_card()
+    for starts in (1, 2):
+        tensorrt.open(card).close()
+        assert sum('is not kept, the next start will build it again: No space left on device'
+                   in line for line in tensorrt.lines) == starts
+    assert tensorrt.builds() == 2
+
+
+def test_why_an_engine_on_disk_is_not_taken_is_told_before_the_build(tensorrt, tiny_card):
+    card = tiny_card()
+    tensorrt.open(card).close()
+    tensorrt.set(version='8.5.2')
+    tensorrt.lines.clear()
+    tensorrt.open(card).close()
+    reason, building = (
+        next(number for number, line in enumerate(tensorrt.lines) if words in line)
+        for words in ('for TensorRT 8.6.1, here TensorRT 8.5.2', 'building the'))
+    assert reason < building
+    (engine, _) = tensorrt.engines()
+    engine.path.write_bytes(b'x' + engine.path.read_bytes()[1:])
+    tensorrt.lines.clear()
+    tensorrt.open(card).close()
+    assert any('its SHA-256 is' in line for line in tensorrt.lines)
 
 
 def test_build_tells_how_far_it_is(tensorrt, tiny_card, monkeypatch):
