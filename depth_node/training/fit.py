@@ -30,7 +30,7 @@ from depth_node.training.networks import DepthNetwork, build_network, untrained
 from depth_node.training.networks.card import input_spec, output_spec
 from depth_node.training.tasks import DepthTask
 import lightning
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -169,8 +169,8 @@ def train(
             # The end of the schedule is usually the best point, and rarely a validation step.
             scores = trainer.validate(task, data, verbose=False)[0]
             manifest['final'] = {k: round(float(v), 5) for k, v in scores.items()}
-            if first and _is_better(scores[task.monitor], best.best_model_score, best.mode):
-                shutil.copyfile(last, folder / BEST)
+            if first:
+                _keep_final(last, task, best, scores[task.monitor])
     manifest.update(
         finished=_now(),
         steps=steps,
@@ -225,6 +225,28 @@ def _unused(folder: Path, name: str) -> str:
     while (folder / (name if number == 1 else f'{name}-{number}')).exists():
         number += 1
     return name if number == 1 else f'{name}-{number}'
+
+
+def _keep_final(last: Path, task: DepthTask, best: ModelCheckpoint, score: float) -> None:
+    """Write into last.ckpt what the validation at the end found; if it is the best, copy it.
+
+    That is what the objective fitted on the validation frames, and the best score.
+    """
+    better = _is_better(score, best.best_model_score, best.mode)
+    path = last.with_name(BEST)
+    if better:
+        best.best_model_score = best.current_score = torch.tensor(score)
+        best.best_model_path = best.kth_best_model_path = str(path)
+        best.best_k_models = {str(path): best.best_model_score}
+    checkpoint = read_checkpoint(last)
+    checkpoint['state_dict'] = task.state_dict()
+    task.on_save_checkpoint(checkpoint)
+    checkpoint['callbacks'][best.state_key] = best.state_dict()
+    partial = last.with_suffix('.partial')
+    torch.save(checkpoint, partial)
+    os.replace(partial, last)
+    if better:
+        shutil.copyfile(last, path)
 
 
 def _is_better(score: float, best: torch.Tensor | None, mode: str) -> bool:
@@ -385,6 +407,7 @@ class FrameData(lightning.LightningDataModule):
                 data.batch_size,
                 rank=rank,
                 world=world,
+                accumulate=self.config.run.accumulate,
                 batches_done=self._batches_done,
             ),
             num_workers=data.workers,
@@ -462,8 +485,12 @@ class _Bar(TQDMProgressBar):
         print(file=sys.stderr)  # the error begins on a line of its own
 
 
-class _SaveLast(Callback):
-    """Write last.ckpt after every validation, atomically: a kill never leaves half a file."""
+class _SaveLast(Checkpoint):
+    """Write last.ckpt after every validation, atomically: a kill never leaves half a file.
+
+    The trainer calls those that keep checkpoints after all others and in their order: what early
+    stopping and the best checkpoint remember of a validation is in the file of that validation.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

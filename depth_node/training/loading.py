@@ -179,6 +179,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         *,
         rank: int = 0,
         world: int = 1,
+        accumulate: int = 1,
         batches_done: Callable[[], int] = lambda: 0,
     ) -> None:
         """Sample `length` frames once an epoch, shared by `world` processes.
@@ -189,11 +190,13 @@ class SeededSampler(Sampler[tuple[int, int]]):
             batch_size: keys a batch and process; an epoch has whole batches only.
             rank: of this process.
             world: number of processes.
+            accumulate: batches a step of the optimiser; an epoch has whole steps only.
             batches_done: asked at the start of an iteration, where to go on.
         """
         self._length, self._seed, self._batch_size = length, seed, batch_size
         self._rank, self._world, self._batches_done = rank, world, batches_done
-        self._batches = length // (world * batch_size)  # an epoch
+        # an epoch
+        self._batches = length // (world * batch_size * accumulate) * accumulate
 
     def __len__(self) -> int:
         """Keys an epoch and process."""

@@ -118,10 +118,19 @@ class DepthTask(lightning.LightningModule):
         self._early_losses: list[float] = []
         self._late_losses: list[float] = []
         self._progress = 0.0
+        self._resumed_at = (0.0, 0)  # progress and steps of the sessions before this one
+        self._averaged_at = 0
         self._empty_steps = 0
         self._plateau_share = 1.0
         self._plateau_best = math.inf
         self._plateau_waited = 0
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DepthTask:
+        """Move and convert the averaged weights with the others; they are no submodule."""
+        super()._apply(fn, recurse)
+        if self.ema is not None:
+            self.ema.network._apply(fn, recurse)
+        return self
 
     @property
     def judged(self) -> DepthNetwork:
@@ -249,11 +258,20 @@ class DepthTask(lightning.LightningModule):
         )
 
     def progress(self) -> float:
-        """Share of the run that is done, by steps or by time, whichever is further."""
+        """Share of the run that is done, by steps or by time, whichever is further.
+
+        A resumed run goes on from the share that it had, and does the rest in its own time.
+        """
+        before, step = self._resumed_at
         share = self.global_step / self.config.run.max_steps
+        rest = 0.0
+        if before > step / self.config.run.max_steps:  # its clock was further than its steps
+            rest = (self.global_step - step) / max(1, self.config.run.max_steps - step)
         if self.time_limit_s:
             spent = self.elapsed_s - self._elapsed_before_s
-            share = max(share, spent / self.time_limit_s)
+            rest = max(rest, spent / self.time_limit_s)
+        share = max(share, before + (1 - before) * rest)
+        if self.time_limit_s:
             if self.trainer.world_size > 1:  # one clock: else the processes' rates would differ
                 share = self.trainer.strategy.broadcast(share)
         return min(1.0, share)
@@ -262,6 +280,10 @@ class DepthTask(lightning.LightningModule):
         """Start the clock; what earlier sessions of a resumed run spent is kept apart."""
         self._began_s = time.monotonic()
         self._elapsed_before_s = self.elapsed_s
+
+    def on_train_start(self) -> None:
+        """Note where a resumed run begins."""
+        self._averaged_at = self.global_step
 
     def _freeze_stages(self) -> None:
         """Fix the encoder's first stages, and let fixed norms be part of the convolutions.
@@ -307,8 +329,9 @@ class DepthTask(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         """Average the weights; stop when the time is up."""
-        if self.ema is not None:
+        if self.ema is not None and self.global_step != self._averaged_at:  # not while it collects
             self.ema.update(self.network)
+            self._averaged_at = self.global_step
         stop = self._progress >= 1.0 or self.trainer.should_stop
         if self.trainer.world_size > 1:  # all stop at the same step, or the others wait for ever
             stop = self.trainer.strategy.reduce_boolean_decision(stop, all=False)
@@ -344,10 +367,11 @@ class DepthTask(lightning.LightningModule):
                 self.panel.append((batch['rgb'][index], depth, pred[index]))
 
     def on_validation_epoch_end(self) -> None:
-        """Let the objective fit what it fits on validation frames, before a checkpoint is kept."""
+        """Let the objective fit what it fits, and lower the rates, before a checkpoint is kept."""
         networks = (self.network, self.judged)
         for name, value in self.objective.end_validation(networks, self._over_processes).items():
             self.log(f'val/{name}', value)
+        self._look_at_plateau()
 
     def _over_processes(self, counts: torch.Tensor) -> torch.Tensor:
         if self.trainer.world_size == 1:
@@ -356,7 +380,7 @@ class DepthTask(lightning.LightningModule):
         assert isinstance(summed, torch.Tensor)
         return summed
 
-    def on_validation_end(self) -> None:
+    def _look_at_plateau(self) -> None:
         """Lower the rates when the score stays where it is."""
         optim = self.config.optim
         score = self.trainer.callback_metrics.get(self.monitor)
@@ -375,12 +399,13 @@ class DepthTask(lightning.LightningModule):
     # --- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the averaged weights, the time spent and the plateau's memory."""
+        """Add the averaged weights, the time spent, the progress and the plateau's memory."""
         if self.ema is not None:
             checkpoint['ema'] = self.ema.network.state_dict()
             checkpoint['ema_updates'] = self.ema.updates
         checkpoint['elapsed_s'] = self.elapsed_s
         checkpoint['skipped_frames'] = self.skipped_frames
+        checkpoint['progress'] = self._progress
         checkpoint['plateau'] = [self._plateau_share, self._plateau_best, self._plateau_waited]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -390,5 +415,10 @@ class DepthTask(lightning.LightningModule):
             self.ema.updates = checkpoint['ema_updates']
         self.elapsed_s = checkpoint['elapsed_s']
         self.skipped_frames = checkpoint['skipped_frames']
+        self._progress = checkpoint.get('progress', 0.0)
+        before = checkpoint['hyper_parameters']['config']['run']['max_steps']
+        # what was over, or has another number of steps now, begins a schedule of its own
+        if self._progress < 1 and before == self.config.run.max_steps:
+            self._resumed_at = self._progress, checkpoint['global_step']
         self._plateau_share, self._plateau_best, self._plateau_waited = checkpoint['plateau']
         self.warm_start = True

@@ -213,6 +213,7 @@ def test_second_stage_leaves_depth_bit_by_bit_and_ends_calibrated(frames_root, t
         'objective': {'name': 'confidence', 'options': {}},
         'network': {'options': {'size_hw': list(SIZE_HW), 'canonical_focal_px': 96.0,
                                 'pretrained': False, 'confidence': True}},
+        'run': {'val_every_steps': 50},  # the validation at the end is the only one
     }  # fmt: skip
     with pytest.raises(RunError, match='--init'):
         train(config(frames_root, tmp_path / 'none', **stage), progress_bar=False)
@@ -230,6 +231,9 @@ def test_second_stage_leaves_depth_bit_by_bit_and_ends_calibrated(frames_root, t
         for weights in (after, own):
             assert all(torch.equal(weights[key], value) for key, value in before.items())
         assert float(after['confidence_head.slope']) != 1
+        for value in ('slope', 'offset'):
+            assert float(after[f'confidence_head.{value}']) == pytest.approx(
+                final[f'val/{value}'], abs=1e-5)
         assert float(after['confidence_head.slope']) == float(own['confidence_head.slope'])
     fresh = ConfidenceHead([48, 32]).state_dict()
     assert not torch.equal(after['confidence_head.coarse.bias'], fresh['coarse.bias'])

@@ -27,6 +27,7 @@ from depth_node.training.fit import train  # noqa: E402
 from depth_node.training.loading import FrameTensors, collate_frames  # noqa: E402
 from depth_node.training.networks import NETWORKS, build_network, untrained  # noqa: E402
 from depth_node.training.tasks import DepthTask  # noqa: E402
+from pretend_accelerator import There, accelerator  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore::Warning:lightning', 'ignore::UserWarning')
 
@@ -133,6 +134,45 @@ def test_a_preset_steps_on_its_own_data_set(preset, tmp_path):
     task.validation_step(batch, 0)
     assert f'val/{task.objective.monitor}' in logged
     assert len(task.panel) == 2
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_nothing_of_a_step_stays_behind_on_the_cpu(preset, tmp_path):
+    """Loss, optimiser, averaged weights and validation, on what stands for a GPU."""
+    config = shrunk(preset, tmp_path)
+    frames = FrameTensors(
+        open_dataset(config.data.kind, tmp_path / 'data', config.data.train_split,
+                     **config.data.options),
+        tuple(config.network.options['size_hw']),
+    )
+    batch = collate_frames([frames[index] for index in range(2)])
+    task = DepthTask(config.to_dict(), init=False)
+    task.log = lambda name, value, **kwargs: float(value)
+    task.train()
+    with accelerator() as device:
+        task.to(device)
+        batch = {key: value.to(device) for key, value in batch.items()}
+        optimizer = task.configure_optimizers()
+        loss = task.training_step(batch, 0)
+        loss.backward()
+        optimizer.step()
+        assert isinstance(loss, There)
+        assert all(isinstance(p, There) for p in task.parameters())
+        if task.ema is not None:
+            task.ema.update(task.network)
+        task.eval()
+        task.on_validation_epoch_start()
+        task.validation_step(batch, 0)
+
+
+def test_what_stays_behind_is_found():
+    with accelerator() as device:
+        moved = torch.arange(6.0).view(2, 3).to(device)
+        assert float((2 * moved).sum()) == 30
+        assert moved.cpu().tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert (moved + torch.tensor(1.0)).device == device  # a number, as CUDA takes it
+        with pytest.raises(RuntimeError, match='a tensor of the CPU'):
+            moved + torch.ones(3)
 
 
 def test_every_system_has_a_preset_and_every_preset_a_system():

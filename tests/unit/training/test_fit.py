@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 import json
+import os
 from pathlib import Path
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from depth_node.training.checkpoints import (  # noqa: E402
 from depth_node.training.config import TrainConfig, config_from_dict  # noqa: E402
 from depth_node.training.datasets import DatasetError  # noqa: E402
 from depth_node.training.fit import FrameData, RunError, panel_sheet, train  # noqa: E402
+from depth_node.training.tasks import DepthTask  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore::Warning:lightning', 'ignore::UserWarning')
 
@@ -198,12 +200,69 @@ def test_early_stopping_ends_a_run_that_gets_no_better(frames_root, tmp_path):
 
 
 def test_mixed_precision_and_accumulation_run(frames_root, tmp_path):
-    config = tiny(frames_root, tmp_path / 'run', max_steps=2, precision='bf16-mixed', accumulate=2)
-    config = replace(config, data=replace(config.data, batch_size=2))
-    manifest = train(config, progress_bar=False)
-    assert (manifest['steps'], manifest['pictures_seen']) == (2, 8)
-    weights = read_checkpoint(tmp_path / 'run/last.ckpt')['state_dict']
-    assert weights['network.head.weight'].dtype == torch.float32
+    config = tiny(frames_root, tmp_path / 'run', max_steps=3, precision='bf16-mixed', accumulate=3)
+    config = replace(config, data=replace(config.data, batch_size=1))
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        step = DepthTask.training_step
+        patch.setattr(DepthTask, 'training_step', lambda self, batch, index: seen.append(
+            len(batch['rgb'])) or step(self, batch, index))
+        manifest = train(config, progress_bar=False)
+    # eight frames: an epoch is two steps of three
+    assert (manifest['steps'], manifest['pictures_seen'], sum(seen)) == (3, 9, 9)
+    checkpoint = read_checkpoint(tmp_path / 'run/last.ckpt')
+    assert checkpoint['ema_updates'] == 3
+    assert checkpoint['state_dict']['network.head.weight'].dtype == torch.float32
+
+
+def best_of(checkpoint: dict) -> dict:
+    (state,) = (value for key, value in checkpoint['callbacks'].items()
+                if key.startswith('ModelCheckpoint'))
+    return state
+
+
+def test_last_checkpoint_of_a_validation_remembers_that_validation(frames_root, tmp_path):
+    folder = tmp_path / 'run'
+    config = tiny(frames_root, folder, max_steps=5, early_stop_validations=9)
+    config = replace(config, optim=replace(config.optim, schedule='plateau'))
+    states, rename = [], os.replace
+
+    def kept(old, new):
+        rename(old, new)
+        if Path(new).name == 'last.ckpt':
+            states.append(read_checkpoint(Path(new)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('depth_node.training.fit.os.replace', kept)
+        manifest = train(config, progress_bar=False)
+    assert [state['global_step'] for state in states] == [2, 4, 5]
+    for number, state in enumerate(states[:2]):
+        (stopping,) = (value for key, value in state['callbacks'].items()
+                       if key.startswith('EarlyStopping'))
+        best = float(best_of(state)['best_model_score'])
+        assert float(stopping['best_score']) == pytest.approx(best)
+        assert state['plateau'][1] == pytest.approx(best)
+        assert number == 0 or best <= float(best_of(states[0])['best_model_score'])
+    # and the one at the end the best of all three, with the file that it is about
+    end = best_of(read_checkpoint(folder / 'last.ckpt'))
+    of_the_end = manifest['final']['val/abs_rel']
+    assert float(end['best_model_score']) == pytest.approx(
+        min(of_the_end, float(best_of(states[1])['best_model_score'])), abs=1e-5)
+    assert end['best_model_path'] == str(folder / 'best.ckpt')
+    assert list(end['best_k_models']) == [str(folder / 'best.ckpt')]
+
+
+def test_a_worse_score_after_resuming_a_finished_run_leaves_its_best(frames_root, tmp_path):
+    folder = tmp_path / 'run'
+    config = tiny(frames_root, folder, max_steps=3, val_every_steps=100)
+    train(config, progress_bar=False)
+    best = read_checkpoint(folder / 'best.ckpt')
+    longer = replace(config, run=replace(config.run, max_steps=6, val_every_steps=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('depth_node.training.tasks.rate_share', lambda *_: 300.0)  # spoils them
+        manifest = train(longer, resume=True, progress_bar=False)
+    assert manifest['final']['val/abs_rel'] > float(best_of(best)['best_model_score'])
+    assert read_checkpoint(folder / 'best.ckpt')['global_step'] == 3
 
 
 def test_unreadable_frames_are_counted_in_log_and_manifest(frames_root, tmp_path):

@@ -83,6 +83,19 @@ def test_processes_together_see_the_batches_of_one(length):
         assert together == set(one[12 * step : 12 * step + 12])
 
 
+def test_an_epoch_has_whole_steps_of_several_batches():
+    done = 0
+    sampler = SeededSampler(23, 3, 2, accumulate=4, batches_done=lambda: done)
+    first = list(sampler)
+    assert len(first) == len(sampler) == 2 * 4 * 2  # of 11 batches
+    done = 4  # batches, after one step
+    assert list(sampler) == first[8:]
+    done = 8
+    second = list(sampler)
+    assert len(second) == 16
+    assert second != first
+
+
 def test_broken_frames_are_counted_or_named(frames_root):
     path = frames_root / 'train/room-000001/001.jpg'
     path.write_bytes(b'')

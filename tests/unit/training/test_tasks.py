@@ -216,9 +216,75 @@ def test_plateau_lowers_the_rate_after_its_patience():
         shares = []
         for score in (0.5, 0.4, 0.4, 0.45, 0.39, 0.5, 0.5, 0.5, 0.5):
             trainer.callback_metrics = {'val/abs_rel': torch.tensor(score)}
-            made.on_validation_end()
+            made.on_validation_epoch_end()
             shares.append(made._plateau_share)
     assert shares == [1, 1, 1, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3]
+
+
+def resumed(made: DepthTask, step: int, limit_s: float | None, **run) -> DepthTask:
+    """Make the task that goes on from a checkpoint at this step."""
+    checkpoint = {'hyper_parameters': {'config': made.config.to_dict()}, 'global_step': step}
+    made.on_save_checkpoint(checkpoint)
+    again = task({'ema_decay': 0.9}, **(run or {'max_steps': made.config.run.max_steps}))
+    again.on_load_checkpoint(checkpoint)
+    again.time_limit_s = limit_s
+    again.on_fit_start()
+    return again
+
+
+def progress_at(made: DepthTask, step: int, spent_s: float = 0.0) -> float:
+    made.elapsed_s = made._elapsed_before_s + spent_s
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DepthTask, 'trainer', SimpleNamespace(world_size=1), raising=False)
+        patch.setattr(DepthTask, 'global_step', step)
+        return made.progress()
+
+
+def test_a_resumed_schedule_goes_on_where_it_was():
+    made = task({'ema_decay': 0.9}, max_steps=20000)
+    made.time_limit_s = 3600.0
+    made._progress = progress_at(made, 3000, 1800.0)
+    assert made._progress == pytest.approx(0.5)
+    again = resumed(made, 3000, 1200.0)  # the rest in 20 minutes
+    assert [progress_at(again, 3000 + 10 * i, 300.0 * i) for i in range(5)] == pytest.approx(
+        [0.5, 0.625, 0.75, 0.875, 1.0])
+    again._progress = 0.75
+    third = resumed(again, 3100, None)  # the rest by steps
+    assert progress_at(third, 3100) == pytest.approx(0.75)
+    assert progress_at(third, 3100 + 16900 // 2) == pytest.approx(0.875)
+    assert progress_at(third, 20000) == 1
+
+
+def test_a_run_by_steps_is_resumed_to_the_very_same_rates():
+    made = task({'ema_decay': 0.9}, max_steps=700)
+    made._progress = progress_at(made, 299)
+    again = resumed(made, 300, None)
+    for step in (300, 333, 699):
+        assert progress_at(again, step) == progress_at(made, step) == step / 700
+
+
+@pytest.mark.parametrize(('progress', 'max_steps'), [(1.0, 700), (0.6, 1400)])
+def test_what_was_over_or_is_longer_now_begins_a_schedule_anew(progress, max_steps):
+    made = task({'ema_decay': 0.9}, max_steps=700)
+    made._progress = progress
+    again = resumed(made, 350, 100.0, max_steps=max_steps)
+    assert progress_at(again, 350) == 350 / max_steps
+    assert progress_at(again, 351, 90.0) == pytest.approx(0.9)
+
+
+def test_averaged_weights_move_with_the_others():
+    """A tensor on the meta device mixes with one on the CPU as little as one on a GPU does."""
+    made = task({'ema_decay': 0.9})
+    names = set(made.state_dict())
+    made.to(torch.float64)
+    assert made.ema.network.head.weight.dtype == torch.float64
+    assert made.to('meta') is made
+    for network in (made.network, made.judged):
+        tensors = (*network.parameters(), *network.buffers())
+        assert all(tensor.is_meta for tensor in tensors)
+    made.ema.update(made.network)
+    assert set(made.state_dict()) == names
+    assert not any(name.startswith('ema') for name in names)
 
 
 def test_scores_of_a_known_error():
