@@ -33,6 +33,10 @@ _OPTIONS_OF_PROTOCOLS: Final[dict[str, dict[str, dict[str, Any]]]] = {
     'nyu_densedepth': {'nyu_mat': {'truth': 'filled'}},
     'nyu_fcrn': {'nyu_mat': {'truth': 'filled'}},
     'make3d_c2': {'make3d': {'far_m': math.inf}},
+    # as Monodepth2 and SfMLearner export theirs; of no effect on annotated depth
+    'kitti_garg': {'kitti': {'velodyne_depth': 'x'}},
+    'kitti_eigen': {'kitti': {'velodyne_depth': 'x'}},
+    'kitti_50m': {'kitti': {'velodyne_depth': 'x'}},
 }
 # Frames that are read to learn what the truth of a data set without metres is.
 _PROBED: Final = 200
