@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from concurrent.futures import ThreadPoolExecutor
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -74,27 +75,36 @@ def call(log: Path, *words: object) -> None:
         raise RuntimeError(f'{" ".join(command)}: ended with {done.returncode}, see {log}')
 
 
+def is_trained(run: Path) -> bool:
+    """Tell whether a run went to its end."""
+    try:
+        return 'final' in json.loads((run / 'manifest.json').read_text())
+    except (OSError, ValueError):
+        return False
+
+
 def measure(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
-    """Train and evaluate one variant, unless that was done."""
-    folder = options.folder / f'{slug(name, seed)}-{options.steps}'
+    """Train and evaluate one variant, unless that was done with the same words."""
+    settings = [f'run.max_steps={options.steps}', f'run.seed={seed}', 'data.val_frames=32',
+                f'run.val_every_steps={options.steps}', 'optim.final_share=0.01',
+                *VARIANTS[name]]  # fmt: skip
+    if options.also:
+        settings.append('data.options={also: [' + ', '.join(map(str, options.also)) + ']}')
+    train = ['--config', PRESET, '--data', options.data, *settings]
+    data = [word for item in options.eval for word in ('--data', item)]
+    evaluate = [*data, '--limit', options.limit, '--mode', 'per-image', '--examples', 1]
+    words = json.dumps([list(map(str, train)), list(map(str, evaluate))])
+    folder = options.folder / (
+        f'{slug(name, seed)}-{options.steps}-{hashlib.sha256(words.encode()).hexdigest()[:8]}')
     report = folder / 'report' / 'results.json'
     if not report.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         run, log = folder / 'run', folder / 'log.txt'
-        settings = [f'run.max_steps={options.steps}', f'run.seed={seed}', 'data.val_frames=32',
-                    f'run.val_every_steps={options.steps}', 'optim.final_share=0.01',
-                    *VARIANTS[name]]  # fmt: skip
-        if options.also:
-            settings.append('data.options={also: [' + ', '.join(map(str, options.also)) + ']}')
-        if not (run / 'manifest.json').is_file() or 'final' not in (
-            run / 'manifest.json'
-        ).read_text():
+        if not is_trained(run):
             shutil.rmtree(run, ignore_errors=True)
-            call(log, 'train', '--config', PRESET, '--data', options.data, '--out', run,
-                 '--threads', 1, '--no-progress', *settings)  # fmt: skip
-        data = [word for item in options.eval for word in ('--data', item)]
-        call(log, 'evaluate', '--checkpoint', run / 'last.ckpt', *data, '--limit', options.limit,
-             '--mode', 'per-image', '--examples', 1, '--out', folder / 'report')  # fmt: skip
+            call(log, 'train', *train, '--out', run, '--threads', 1, '--no-progress')
+        call(log, 'evaluate', '--checkpoint', run / 'last.ckpt', *evaluate, '--out',
+             folder / 'report')  # fmt: skip
     rows = json.loads(report.read_text())['rows']
     return {
         'variant': name, 'seed': seed, 'options': list(VARIANTS[name]),
