@@ -28,7 +28,7 @@ def start(context: LaunchContext) -> list[Node]:
         nodes.append(Node(
             package='rviz2', executable='rviz2', name='mono_depth_rviz',
             arguments=wanted.rviz_arguments, remappings=wanted.rviz_remappings,
-            parameters=[{'use_sim_time': wanted.parameters[-1]['use_sim_time']}],
+            parameters=[{'use_sim_time': wanted.use_sim_time}],
             additional_env=wanted.env, output='log'))
     return nodes
 

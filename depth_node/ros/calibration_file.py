@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 import shutil
 from typing import Any
 
 from depth_node.calibration import Result
 from depth_node.ros.parameters import NODE_NAME
+from depth_node.ros.parameters_file import EVERY, VALUES, ParametersFileError, sections
 import yaml
 
-_EVERY = '/**'
-_VALUES = 'ros__parameters'
 _EXPECTED = ('holds something else than ROS parameters (/**: ros__parameters: ...); name another '
              'file')
 
@@ -72,8 +70,10 @@ def save(path: Path, result: Result, *, model: str, camera: str = '',
             raise CalibrationFileError(f'{path}: not YAML ({error}); name another file') from error
     if document is None:
         document = {}
-    mine = {name: section for name, section in _sections(document, path)
-            if _matches(name, node)}
+    try:
+        mine = {name: section for name, section in sections(document) if _matches(name, node)}
+    except ParametersFileError as error:
+        raise CalibrationFileError(f'{path}: {_EXPECTED}') from error
     if len(mine) > 1:
         raise CalibrationFileError(f'{path}: has parameters for {" and ".join(mine)}; which of '
                                    'them was calibrated is not known: name another file')
@@ -81,7 +81,7 @@ def save(path: Path, result: Result, *, model: str, camera: str = '',
         target = next(iter(mine.values()))
     else:
         target = document
-        for key in (_EVERY, _VALUES):
+        for key in (EVERY, VALUES):
             if target.get(key) is None:
                 target[key] = {}
             target = target[key]
@@ -102,22 +102,6 @@ def save(path: Path, result: Result, *, model: str, camera: str = '',
     finally:
         new.unlink(missing_ok=True)
     return kept
-
-
-def _sections(document: Any, path: Path, namespace: str = '') -> Iterator[tuple[str, Any]]:
-    """Return the parameters of each node by its name, as ROS reads such files."""
-    if not isinstance(document, dict):
-        raise CalibrationFileError(f'{path}: {_EXPECTED}')
-    for key, value in document.items():
-        if key == _VALUES and namespace:
-            if value is not None and not isinstance(value, dict):
-                raise CalibrationFileError(f'{path}: {_EXPECTED}')
-            if isinstance(value, dict):
-                yield namespace, value
-        elif isinstance(value, dict):
-            yield from _sections(value, path, f'{namespace}/{str(key).strip("/")}')
-        elif value is not None:
-            raise CalibrationFileError(f'{path}: {_EXPECTED}')
 
 
 def _matches(section: str, node: str) -> bool:

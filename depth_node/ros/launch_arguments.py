@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from depth_node.ros.camera_parameters import check_names
-from depth_node.ros.parameters import ParameterError
+from depth_node.ros.parameters import NODE_NAME, ParameterError
+from depth_node.ros.parameters_file import counts_for, sections
 import yaml
 
 IMAGE_TOPIC = '/camera/image_raw'
@@ -37,13 +38,14 @@ ARGUMENTS: dict[str, tuple[str, str]] = {
                     'takes mount.frame of the parameters.'),
     'params_file': ('', 'YAML file with parameters; config/mono_depth.yaml has them all.'),
     'namespace': ('', 'Namespace of the node.'),
-    'autostart': ('true', 'false leaves configure and activate to a lifecycle manager.'),
+    'autostart': ('', 'false leaves configure and activate to a lifecycle manager; empty takes '
+                  'autostart of the parameters, true by default.'),
     'rviz': ('false', 'Start RViz with rviz/mono_depth.rviz; of several cameras it shows the '
              'first.'),
     'fixed_frame': ('camera_optical_frame', 'Fixed frame of RViz: the frame_id of the images, or '
                     'any frame that TF connects with it.'),
-    'use_sim_time': ('false', 'Take the time from /clock: for bags (ros2 bag play --clock) and '
-                     'simulators.'),
+    'use_sim_time': ('', 'true takes the time from /clock: for bags (ros2 bag play --clock) and '
+                     'simulators; empty takes that of the parameters, false by default.'),
     'log_level': ('info', 'debug, info, warn, error or fatal.'),
     'fastdds_profile': ('true', 'Let Fast DDS carry images and clouds without loss by '
                         'config/fastdds_large_messages.xml, unless the environment names a '
@@ -71,6 +73,7 @@ class NodeLaunch:
         arguments: ROS arguments.
         env: environment variables to add.
         rviz: whether RViz is wanted.
+        use_sim_time: for it, as the node's.
         rviz_arguments, rviz_remappings: for it.
     """
 
@@ -80,6 +83,7 @@ class NodeLaunch:
     arguments: list[str]
     env: dict[str, str]
     rviz: bool
+    use_sim_time: bool = False
     rviz_arguments: list[str] = field(default_factory=list)
     rviz_remappings: list[tuple[str, str]] = field(default_factory=list)
 
@@ -109,18 +113,25 @@ def _topics(argument: str, text: str, cameras: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _cameras_of_file(file: Path) -> tuple[str, ...]:
-    """Return the names that a parameters file gives to cameras, none for a file that is wrong.
+def _parameters_of_file(file: Path, node: str) -> dict[str, Any]:
+    """Return what a parameters file says of a node, nothing for a file that is wrong.
 
-    The node reads it again, and says what is wrong.
+    The node reads it again, and says what is wrong.  Of two sections that count for it, the later
+    one wins, as in rcl.
     """
+    found: dict[str, Any] = {}
     try:
-        nodes = yaml.safe_load(file.read_text(encoding='utf-8'))
-        found = [node['ros__parameters']['cameras'] for node in nodes.values()
-                 if 'cameras' in node['ros__parameters']]
-        return tuple(str(name) for name in found[-1] if name)
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError):
-        return ()
+        for name, values in sections(yaml.safe_load(file.read_text(encoding='utf-8'))):
+            if counts_for(name, node):
+                found.update(values)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    return found
+
+
+def _names(cameras: Any) -> tuple[str, ...]:
+    """Return the names of cameras in a file, none where they are no list."""
+    return tuple(str(name) for name in cameras if name) if isinstance(cameras, list) else ()
 
 
 def switch(values: Mapping[str, str], name: str) -> bool:
@@ -151,14 +162,18 @@ def node_launch(values: Mapping[str, str], share: Path,
     level = values['log_level'].lower()
     if level not in LOG_LEVELS:
         raise ArgumentError(f'log_level:={level}: expected one of {", ".join(LOG_LEVELS)}')
+    namespace = values['namespace'].strip('/')
+    full_name = f'/{namespace}/{NODE_NAME}' if namespace else f'/{NODE_NAME}'
     parameters: list[Any] = []
+    of_file: dict[str, Any] = {}
     cameras = tuple(name.strip() for name in values['cameras'].split(',') if name.strip())
     if values['params_file']:
         file = Path(values['params_file']).expanduser()
         if not file.is_file():
             raise ArgumentError(f'params_file:={file}: no such file')
         parameters.append(str(file))
-        cameras = cameras or _cameras_of_file(file)
+        of_file = _parameters_of_file(file, full_name)
+        cameras = cameras or _names(of_file.get('cameras'))
     try:
         check_names(cameras or ('',))
     except ParameterError as error:
@@ -171,8 +186,8 @@ def node_launch(values: Mapping[str, str], share: Path,
     for camera, image, info in zip(cameras or ('',), images, infos, strict=True):
         below = f'{camera}/' if camera else ''
         remappings += [(f'{below}image', image), (f'{below}camera_info', info)]
-    given: dict[str, Any] = {
-        'use_sim_time': switch(values, 'use_sim_time'), 'autostart': switch(values, 'autostart')}
+    given: dict[str, Any] = {name: switch(values, name) for name in ('use_sim_time', 'autostart')
+                             if values[name]}
     for argument, name in (('model', 'model.name'), ('backend', 'backend.name'),
                            ('precision', 'backend.precision'), ('transport', 'input.transport'),
                            ('scale_source', 'scale.source'),
@@ -182,21 +197,21 @@ def node_launch(values: Mapping[str, str], share: Path,
             given[name] = values[argument]
     if cameras:
         given['cameras'] = list(cameras)
-    parameters.append(given)
+    if given:
+        parameters.append(given)
     env: dict[str, str] = {}
     if switch(values, 'fastdds_profile') and not any(
             environment.get(name) for name in PROFILE_VARIABLES):
         env[PROFILE_VARIABLES[environment.get('ROS_DISTRO') in FAST_DDS_2]] = str(
             share / 'config/fastdds_large_messages.xml')
-    namespace = values['namespace'].strip('/')
-    prefix = f'/{namespace}/mono_depth' if namespace else '/mono_depth'
     rviz_remappings = [('/camera/image_raw', images[0])]
-    outputs = f'{prefix}/{cameras[0]}' if cameras else prefix
+    outputs = f'{full_name}/{cameras[0]}' if cameras else full_name
     if outputs != '/mono_depth':
         rviz_remappings += [(f'/mono_depth/{name}', f'{outputs}/{name}') for name in OUTPUTS]
     return NodeLaunch(
         parameters=parameters, remappings=remappings, namespace=namespace, arguments=[
-            '--ros-args', '--log-level', f'{prefix[1:].replace("/", ".")}:={level}'],
+            '--ros-args', '--log-level', f'{full_name[1:].replace("/", ".")}:={level}'],
         env=env, rviz=switch(values, 'rviz'),
+        use_sim_time=bool(given.get('use_sim_time', of_file.get('use_sim_time', False))),
         rviz_arguments=['-d', str(share / 'rviz/mono_depth.rviz'), '-f', values['fixed_frame']],
         rviz_remappings=rviz_remappings)

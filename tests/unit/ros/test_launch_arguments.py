@@ -28,7 +28,8 @@ def test_camera_info_lies_beside_the_image(image: str, info: str) -> None:
 
 def test_defaults_leave_the_model_to_the_parameters() -> None:
     wanted = node_launch(DEFAULTS, SHARE, {})
-    assert wanted.parameters == [{'use_sim_time': False, 'autostart': True}]
+    assert wanted.parameters == []
+    assert not wanted.use_sim_time
     assert wanted.remappings == [('image', '/camera/image_raw'),
                                  ('camera_info', '/camera/camera_info')]
     assert not wanted.rviz
@@ -46,7 +47,7 @@ def test_arguments_win_over_the_file(tmp_path: Path) -> None:
          'points_topic': '/lidar', 'mount_frame': 'base_footprint'}, SHARE, {})
     assert wanted.parameters[0] == str(file)
     assert wanted.parameters[1] == {
-        'use_sim_time': True, 'autostart': True, 'model.name': 'large',
+        'use_sim_time': True, 'model.name': 'large',
         'backend.name': 'openvino', 'backend.precision': 'fp32', 'input.transport': 'compressed',
         'scale.source': 'points', 'scale.points_topic': '/lidar', 'mount.frame': 'base_footprint'}
     assert set(wanted.parameters[1]) - {'use_sim_time'} <= set(specs())
@@ -57,6 +58,37 @@ def test_arguments_win_over_the_file(tmp_path: Path) -> None:
                                      'camera_optical_frame']
     assert ('/mono_depth/points', '/robot/front/mono_depth/points') in wanted.rviz_remappings
     assert ('/camera/image_raw', '/x/image') in wanted.rviz_remappings
+
+
+def test_what_is_not_given_is_the_files(tmp_path: Path) -> None:
+    file = tmp_path / 'mine.yaml'
+    file.write_text('/mono_depth: {ros__parameters: {autostart: false, use_sim_time: true}}')
+    wanted = node_launch({**DEFAULTS, 'params_file': str(file)}, SHARE, {})
+    assert wanted.parameters == [str(file)]
+    assert wanted.use_sim_time  # for RViz
+    wanted = node_launch({**DEFAULTS, 'params_file': str(file), 'use_sim_time': 'false',
+                          'autostart': 'true'}, SHARE, {})
+    assert wanted.parameters == [str(file), {'use_sim_time': False, 'autostart': True}]
+    assert not wanted.use_sim_time
+
+
+@pytest.mark.parametrize(('text', 'namespace', 'cameras'), [
+    ('/mono_depth: {ros__parameters: {cameras: [front, left]}}\n'
+     '/recorder: {ros__parameters: {cameras: [a, b, c]}}', '', 'front,left'),
+    ('/recorder: {}\n/**: {ros__parameters: {cameras: [front, left]}}', '', 'front,left'),
+    ('robot1: {mono_depth: {ros__parameters: {cameras: [front, left]}}}\n'
+     'robot2: {mono_depth: {ros__parameters: {cameras: [rear]}}}', 'robot1', 'front,left'),
+    ('/robot1/mono_depth: {ros__parameters: {cameras: [rear]}}', 'robot2', ''),
+    ('/**/mono_depth: {ros__parameters: {cameras: [rear]}}', 'a/b', 'rear'),
+    ('/*/mono_depth: {ros__parameters: {cameras: [rear]}}', 'a/b', ''),
+    ('/**: {ros__parameters: {cameras: [a]}}\n/mono_depth: {ros__parameters: {cameras: [b]}}',
+     '', 'b'),
+])
+def test_cameras_are_those_of_this_node(
+        tmp_path: Path, text: str, namespace: str, cameras: str) -> None:
+    file = tmp_path / 'robot.yaml'
+    file.write_text(text)
+    assert remappings(params_file=str(file), namespace=namespace) == remappings(cameras=cameras)
 
 
 def remappings(**changes: str) -> dict[str, str]:
