@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import time
 import traceback
 from typing import Any
@@ -28,7 +28,7 @@ class MeasurementTopic:
 
     def __init__(self, node: Node, topic: str, types: Mapping[str, Any], parameter: str,
                  callback: Callable[[Any], None], *, on_mismatch: Callable[[str, Any], None],
-                 only: str = '') -> None:
+                 only: str = '', own: Callable[[], Collection[str]] = tuple) -> None:
         """Do nothing until `watch`.
 
         Args:
@@ -39,6 +39,7 @@ class MeasurementTopic:
             callback: gets each message; what it raises is logged.
             on_mismatch: told the topic and the event where a publisher's QoS does not match.
             only: the one of `types` to take; '' asks the graph.
+            own: full names of the node's own topics, which measure nothing but the network.
         """
         self._node = node
         self._types = types
@@ -46,6 +47,7 @@ class MeasurementTopic:
         self._callback = callback
         self._on_mismatch = on_mismatch
         self._only = only
+        self._own = own
         self._subscription: Subscription | None = None
         self._type = ''
         self._since = 0.0  # time.monotonic of the subscription, or of the newest message
@@ -58,6 +60,11 @@ class MeasurementTopic:
         """Subscribe, or drop the subscription, and find out what is wrong."""
         if not wanted:
             self.destroy()
+            return
+        if self.topic in self._own():
+            self.destroy()
+            self.problem = (f'{self.topic} ({self._parameter}) is published by this node: the '
+                            'network would measure itself; name the topic of a sensor')
             return
         if self._subscription is not None and time.monotonic() - self._since < SILENT_S:
             return  # messages come, or had no time to come yet
@@ -100,7 +107,7 @@ class MeasurementTopic:
             others = [f'{name} ({kind.rpartition("/")[2]})'
                       for name, kinds in self._node.get_topic_names_and_types()
                       for kind in kinds if kind in self._types and name != self.topic
-                      and self._only in ('', kind)]
+                      and name not in self._own() and self._only in ('', kind)]
             there = f'there is {", ".join(others)}' if others else (
                 f'there is no topic of type {wanted} at all: is the driver running?')
             return f'nobody publishes {self.topic} ({self._parameter}); {there}'

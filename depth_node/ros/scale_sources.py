@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 import time
 from typing import Any
@@ -63,7 +63,8 @@ class ScaleSource:
     """
 
     def __init__(self, node: Node, transforms: Transforms, parameters: Parameters,
-                 card: ModelCard, *, on_mismatch: Callable[[str, Any], None]) -> None:
+                 card: ModelCard, *, on_mismatch: Callable[[str, Any], None],
+                 own: Callable[[], Collection[str]] = tuple) -> None:
         """Subscribe to nothing yet.
 
         Args:
@@ -72,13 +73,15 @@ class ScaleSource:
             parameters: of this camera.
             card: of the network whose depth is corrected.
             on_mismatch: told the topic and the event where a publisher's QoS does not match.
+            own: full names of the node's own topics, which are no measurements.
         """
         self._transforms = transforms
         self._card = card
         kind = parameters.scale.points_type
         self._topic = MeasurementTopic(
             node, parameters.scale.points_topic, TYPES, 'scale.points_topic', self._on_message,
-            on_mismatch=on_mismatch, only='' if kind == 'auto' else f'sensor_msgs/msg/{kind}')
+            on_mismatch=on_mismatch, only='' if kind == 'auto' else f'sensor_msgs/msg/{kind}',
+            own=own)
         self._points = PointsEstimator(settings.points(parameters, card))
         self._ground = GroundEstimator(settings.ground(parameters, card))
         self._settings_of = parameters.scale

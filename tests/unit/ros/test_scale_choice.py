@@ -7,6 +7,7 @@ import dataclasses
 import math
 import re
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -342,3 +343,24 @@ def test_watching_a_source_that_is_not_wanted_subscribes_to_nothing(source: Scal
     choose(source)
     assert 'nobody publishes /scan (scale.points_topic)' in source.problem
     assert SimpleNamespace(**source.facts()).type == 'not known yet'
+
+
+def test_the_nodes_own_points_are_neither_recommended_nor_taken(source: ScaleSource) -> None:
+    topic = source._topic
+    publisher = topic._node.create_publisher(PointCloud2, '/mono_depth/points', 10)
+    topic._own = lambda: {'/mono_depth/points'}
+    try:
+        deadline = time.monotonic() + 10
+        while not topic._node.count_publishers('/mono_depth/points'):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        source.watch(wanted(), active=True)
+        choose(source)
+        assert 'there is no topic of type' in source.problem
+        assert 'is the driver running?' in source.problem
+        topic.topic = '/mono_depth/points'
+        source.watch(wanted(), active=True)
+        assert 'the network would measure itself' in source.problem
+        assert source.qos == {}
+    finally:
+        topic._node.destroy_publisher(publisher)
