@@ -164,6 +164,9 @@ def image_topics(node: Node, without: Iterable[str]) -> list[tuple[str, str, str
     return found
 
 
+SHARED_MEMORY = '/dev/shm'
+
+
 def profile_file() -> str | None:
     """Return the Fast DDS profile file that the environment names, if any."""
     for name in PROFILE_VARIABLES:
@@ -187,4 +190,24 @@ def large_message_note(rmw: str) -> str:
                 "the camera's process and in this one (the launch file sets it for this one)")
     if not Path(path).is_file():
         return f'the Fast DDS profile {path} does not exist, so the default buffers are in use'
-    return ''
+    return _shared_memory_note(Path(path))
+
+
+def _shared_memory_note(profile: Path) -> str:
+    """Return why a profile's segments of shared memory do not fit into this machine's; '' if so.
+
+    Fast DDS reserves a whole segment for each process, and goes on without shared memory where
+    that fails.
+    """
+    try:
+        segments = [int(size) for size in re.findall(
+            r'<segment_size>\s*(\d+)\s*</segment_size>', profile.read_text(encoding='utf-8'))]
+        space = os.statvfs(SHARED_MEMORY)
+    except (OSError, ValueError):
+        return ''
+    there = space.f_blocks * space.f_frsize
+    if not segments or there > 2 * max(segments):  # the camera's process and this one
+        return ''
+    return (f'{SHARED_MEMORY} has {there / 1e6:.0f} MB, and each process takes '
+            f'{max(segments) / 1e6:.0f} MB of it by the profile {profile}: without shared memory '
+            'large images get lost; give a container --shm-size=512m or --ipc=host')
