@@ -188,7 +188,8 @@ class Channel:
                             on_image)
             self._subscribe(CameraInfo, self._info_topic, self._on_camera_info)
             self._scale_source = ScaleSource(node, around.transforms, wanted, backend.card,
-                                             on_mismatch=self._on_input_mismatch)
+                                             on_mismatch=self._on_input_mismatch,
+                                             own=around.topics)
             self._mount_source = MountSource(node, around.transforms, wanted.mount.imu_topic,
                                              on_mismatch=self._on_input_mismatch)
             self._calibration = CalibrationService(
@@ -334,7 +335,9 @@ class Channel:
 
     def _failed(self, job: Job, reason: str, text: str) -> None:
         """Count and name a frame of which nothing is published."""
-        if not job.processed:
+        if job.processed:
+            self._statistics.failed()
+        else:
             self._statistics.skipped(reason)
         if reason in diagnostics.HARMLESS or not self._node.context.ok():
             return
@@ -518,6 +521,7 @@ class Channel:
         state = diagnostics.CameraState(
             name=self.name, snapshot=snapshot, skipped_before=before.skipped,
             received_before=before.received, lost_before=before.lost_in_transport,
+            published_before=before.published, failed_before=before.failed,
             last_skip=seen.last_skip, image_topic=self.image_topic,
             image_publishers=self._image_publishers, image_size=seen.size,
             encoding=seen.encoding, frame_id=seen.frame_id,

@@ -40,6 +40,8 @@ class CameraState:
     skipped_before: Mapping[str, int] = field(default_factory=dict)  # at the last report
     received_before: int = 0
     lost_before: int = 0
+    published_before: int = 0
+    failed_before: int = 0
     last_skip: str = ''  # the newest skip in words
     image_topic: str = ''
     image_publishers: int = 0
@@ -203,6 +205,7 @@ def _output(node: NodeState, state: CameraState) -> Check:
         'latency_p99_ms': _ms(now.latency_ms[1]),
         **{f'stage {name} ms': _ms(value) for name, value in now.stage_ms.items()},
         'processed': str(now.processed), 'published': str(now.published),
+        'failed': str(now.failed),
         'dropped_newer': str(now.dropped_newer), 'in_hand': str(now.in_hand),
         'valid_share': 'unknown' if math.isnan(state.valid_share) else f'{state.valid_share:.3f}',
         **{f'removed {name}': str(count) for name, count in state.removed.items()},
@@ -210,6 +213,11 @@ def _output(node: NodeState, state: CameraState) -> Check:
     values.update({f'note {index}': text for index, text in enumerate(state.notes, 1)})
     if node.lifecycle != 'active':
         return Check('output', OK, f'the node is {node.lifecycle}', values)
+    failed = now.failed - state.failed_before
+    if failed > 0:
+        none = now.published == state.published_before
+        return Check('output', ERROR if none else WARN, f'{failed} frames could not be published: '
+                     f'{state.last_skip}', values)
     if not state.wanted:
         return Check('output', OK, 'idle: no output has a subscriber', values)
     if state.valid_share == 0:

@@ -33,7 +33,7 @@ from depth_node.ros.channel import (
 )
 from depth_node.ros.interrupts import Interrupts
 from depth_node.ros.parameter_server import ParameterServer
-from depth_node.ros.parameters import NODE_NAME, Parameters
+from depth_node.ros.parameters import NODE_NAME, ParameterError, Parameters
 from depth_node.ros.transforms import Transforms
 from depth_node.ros.worker import NewestWorker
 from diagnostic_msgs.msg import DiagnosticArray
@@ -41,6 +41,7 @@ import rclpy
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
@@ -81,6 +82,7 @@ class MonoDepthNode(LifecycleNode):
         self.create_timer(self.parameters.diagnostics.period_s, self._report, clock=steady)
         self.create_timer(0.5, self._watch, clock=steady)
         self.create_service(Trigger, '~/reset', self._on_reset)
+        self._service_change_state.callback = self._answering(self._service_change_state.callback)
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(seconds=-CLOCK_JUMP_S),
                           on_clock_change=True),
@@ -93,6 +95,22 @@ class MonoDepthNode(LifecycleNode):
 
     # --- lifecycle
 
+    def _answering(self, change_state: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Let a transition that the state does not have be refused, not end the process.
+
+        rclpy before Kilted raises in the service's callback, and with that leaves `spin`.
+        """
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except rclpy_implementation.RCLError as error:
+                self.get_logger().error(f'transition {request.transition.id} refused in state '
+                                        f'{self._state}: {error}')
+                response.success = False
+                return response
+
+        return answer
+
     def autostart(self) -> None:
         """Configure and activate; on failure the node stays where it is, and says why."""
         if self.trigger_configure() == SUCCESS:
@@ -104,7 +122,8 @@ class MonoDepthNode(LifecycleNode):
         try:
             self._configure()
         except Exception as error:  # the transition must fail with a reason, whatever it is
-            expected = isinstance(error, (BackendError, CardError, CameraError, ConfigureError))
+            expected = isinstance(error, (
+                BackendError, CardError, CameraError, ConfigureError, ParameterError))
             self._release()
             self._failure = str(error) if expected else f'{type(error).__name__}: {error}'
             name = self.get_fully_qualified_name()
@@ -172,6 +191,7 @@ class MonoDepthNode(LifecycleNode):
         started = time.perf_counter()
         if self._parameter_server.problems:
             raise ConfigureError('; '.join(self._parameter_server.problems.values()))
+        self._parameter_server.check()
         wanted = self.parameters
         log = self.get_logger()
         own = {camera: self._parameter_server.of(camera) for camera in wanted.cameras}
@@ -183,7 +203,7 @@ class MonoDepthNode(LifecycleNode):
         card = ModelCard.load(wanted.model.name)
         for camera, parameters in own.items():
             with _naming(camera):
-                check_range(parameters, card)
+                _check_for(card, parameters)
         backend = open_backend(
             card, wanted.backend.name, wanted.backend.precision,
             cache_dir=_cache_dir(wanted.backend.cache_dir, log.warning),
@@ -242,9 +262,7 @@ class MonoDepthNode(LifecycleNode):
         settings.cloud(wanted)
         settings.scan(wanted)
         if self._backend is not None:
-            check_range(wanted, self._backend.card)
-            settings.points(wanted, self._backend.card)
-            settings.ground(wanted, self._backend.card)
+            _check_for(self._backend.card, wanted)
 
     # --- services and clock
 
@@ -350,6 +368,20 @@ def _keep_freed_memory() -> None:
         return
     mallopt(mmap_threshold, 32 << 20)
     mallopt(trim_threshold, 64 << 20)
+
+
+def _check_for(card: ModelCard, wanted: Parameters) -> None:
+    """Refuse what does not fit the network.
+
+    Raises:
+        ConfigureError: with the reason.
+    """
+    check_range(wanted, card)
+    try:
+        settings.points(wanted, card)
+        settings.ground(wanted, card)
+    except ValueError as error:
+        raise ConfigureError(str(error)) from error
 
 
 def main(args: list[str] | None = None) -> int:

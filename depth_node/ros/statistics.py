@@ -19,6 +19,7 @@ class Snapshot:
         received: images that reached the callback.
         processed: images that went through the network.
         published: processed images of which at least one output was published.
+        failed: processed images of which an error kept the outputs back.
         dropped_newer: images replaced by a newer one before the worker took them.
         lost_in_transport: images that the middleware lost or overwrote before the callback.
         skipped: images not processed, by reason.
@@ -35,6 +36,7 @@ class Snapshot:
     received: int = 0
     processed: int = 0
     published: int = 0
+    failed: int = 0
     dropped_newer: int = 0
     lost_in_transport: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
@@ -113,6 +115,11 @@ class Statistics:
         with self.lock:
             self._count['published'] += 1
 
+    def failed(self) -> None:
+        """Count one processed image of which an error kept the outputs back."""
+        with self.lock:
+            self._count['failed'] += 1
+
     def frame_done(self, now: float, latency_ms: float, age_ms: float,
                    stage_ms: dict[str, float]) -> None:
         """Take the times of one published frame."""
@@ -128,7 +135,8 @@ class Statistics:
             done = count['processed'] + count['dropped_newer'] + sum(skipped.values())
             return Snapshot(
                 received=count['received'], processed=count['processed'],
-                published=count['published'], dropped_newer=count['dropped_newer'],
+                published=count['published'], failed=count['failed'],
+                dropped_newer=count['dropped_newer'],
                 lost_in_transport=count['lost_in_transport'], skipped=skipped,
                 in_hand=count['received'] - done, clock_jumps=count['clock_jumps'])
 

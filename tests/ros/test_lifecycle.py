@@ -120,6 +120,23 @@ def test_signals_end_the_node_with_zero(
     assert 'Traceback' not in process.log
 
 
+@pytest.mark.parametrize(('given', 'reason'), [
+    # a low robot: far away, with its margin, what is an obstacle ends below where it begins
+    ({'scan.max_height_m': 0.25, 'mount.height_m': 0.2}, 'scan: '),
+    ({'filter.mask_file': '/no/such/mask.png'}, 'filter.mask_file'),
+    ({'filter.ignore': ['1,2,3']}, 'filter.ignore'),
+])
+def test_what_cannot_be_used_at_start_stops_configure_with_its_reason(
+        start: Callable[..., ros_rig.Process], own: Peer, given: dict[str, Any],
+        reason: str) -> None:
+    process = start(**given)
+    process.wait_for_log('not configured: ')
+    said = next(line for line in process.log.splitlines() if 'not configured: ' in line)
+    assert reason in said
+    assert 'Traceback' not in process.log
+    assert own.state() == 'unconfigured'
+
+
 def test_shutdown_transition_is_final(
         start: Callable[..., ros_rig.Process], own: Peer) -> None:
     process = start()

@@ -225,6 +225,19 @@ def test_trap_12_pictures_cropped_by_the_data_set_are_refused(written):
             open_reader(f'kitti:{written("kitti")},split=val,crop=kb', protocol=protocol)
 
 
+@pytest.mark.parametrize(
+    ('protocol', 'options', 'depth'),
+    [('kitti_garg', '', 'x'), ('kitti_eigen', '', 'x'), ('kitti_50m', '', 'x'),
+     ('kitti_garg', ',velodyne_depth=z', 'z'), ('default', '', 'z')],
+)  # fmt: skip
+def test_projected_points_of_kitti_are_as_deep_as_in_the_rows_to_compare(
+    written, protocol, options, depth
+):
+    root = written('kitti')
+    text = f'kitti:{root},split=val,truth=velodyne,split_file={root}/val_files.txt{options}'
+    assert f'velodyne depth ({depth})' in open_reader(text, protocol=protocol).note
+
+
 def test_make3d_c2_reads_beyond_70_metres(written):
     assert 'to 70 m' in open_reader(f'make3d:{written("make3d")}', protocol='make3d_c1').note
     assert 'to inf m' in open_reader(f'make3d:{written("make3d")}', protocol='make3d_c2').note

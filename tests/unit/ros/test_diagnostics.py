@@ -87,6 +87,12 @@ def test_all_is_well() -> None:
     ('qos', OK, 'match', dict(best_effort_readers=('/nav on /points',))),
     ('qos', OK, 'match', dict(large_messages='no profile')),
     ('output', OK, 'idle', dict(wanted=())),
+    ('output', ERROR, '3 frames could not be published: internal_error: x', dict(
+        snapshot=counters(processed=33, failed=4), failed_before=1, published_before=30,
+        last_skip='internal_error: x')),
+    ('output', WARN, '3 frames could not be published', dict(
+        snapshot=counters(processed=33, failed=4), failed_before=1, published_before=29)),
+    ('output', OK, '30.00 Hz', dict(snapshot=counters(failed=4), failed_before=4)),
     ('output', WARN, 'no usable depth', dict(valid_share=0.0)),
     ('output', WARN, 'no ~/scan: why', dict(refused=('no ~/scan: why',))),
     ('scale', WARN, 'assumes', dict(notes=('scale assumes 60 degrees',))),

@@ -34,6 +34,8 @@ def test_counters_add_up_at_every_moment() -> None:
     assert (now.received, now.processed, now.dropped_newer) == (7, 1, 1)
     assert now.skipped == {'bad_step': 2, 'inactive': 1}
     assert now.in_hand == 2
+    statistics.failed()  # it was processed
+    assert (statistics.counters().failed, statistics.counters().in_hand) == (1, 2)
     statistics.reset()
     assert statistics.counters().received == 0
 
