@@ -195,8 +195,8 @@ class SeededSampler(Sampler[tuple[int, int]]):
         """
         self._length, self._seed, self._batch_size = length, seed, batch_size
         self._rank, self._world, self._batches_done = rank, world, batches_done
-        # an epoch
-        self._batches = length // (world * batch_size * accumulate) * accumulate
+        steps = length // (world * batch_size * accumulate)  # an epoch
+        self._batches = steps * accumulate
 
     def __len__(self) -> int:
         """Keys an epoch and process."""

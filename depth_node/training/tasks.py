@@ -271,9 +271,9 @@ class DepthTask(lightning.LightningModule):
             spent = self.elapsed_s - self._elapsed_before_s
             rest = max(rest, spent / self.time_limit_s)
         share = max(share, before + (1 - before) * rest)
-        if self.time_limit_s:
-            if self.trainer.world_size > 1:  # one clock: else the processes' rates would differ
-                share = self.trainer.strategy.broadcast(share)
+        if self.time_limit_s and self.trainer.world_size > 1:
+            # one clock: else the processes' rates would differ
+            share = self.trainer.strategy.broadcast(share)
         return min(1.0, share)
 
     def on_fit_start(self) -> None:
