@@ -145,6 +145,27 @@ def one_of_each(allowed: tuple[str, ...]) -> Any:
     return parse
 
 
+def data_options(words: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE, the value in YAML, as options of a data set.
+
+    Raises:
+        UsageError: something else.
+    """
+    from depth_node.cli import UsageError
+    import yaml
+
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition('=')
+        if not equals or not key.isidentifier():
+            raise UsageError(f'--option {word}: KEY=VALUE is expected')
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f'--option {word}: the value is not YAML ({error})') from error
+    return options
+
+
 def table(rows: list[tuple[str, ...]], *, right: bool = True) -> str:
     """Set rows in columns; the first row is the head, the first column is left-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import zipfile
 
 from depth_node.cli import CommandError, UsageError
-from depth_node.cli._common import positive_int, print_json, progress, table
+from depth_node.cli._common import data_options, positive_int, print_json, progress, table
 
 if TYPE_CHECKING:
     from depth_node.cli._sheet import Tile
@@ -180,7 +180,7 @@ class SplitReport:
 def _check(args: argparse.Namespace) -> int:
     if not args.path.exists():
         raise CommandError(f'{args.path}: no such file or folder')
-    options = _options(args.option)
+    options = data_options(args.option)
     if args.sheet is not None and args.sheet.suffix.lower() not in ('.jpg', '.jpeg', '.png'):
         raise UsageError(f'--sheet {args.sheet}: a name ending in .jpg or .png is expected')
     kind, reason = _kind(args)
@@ -257,21 +257,6 @@ def recognised(path: Path) -> list[tuple[str, str]]:
         if reason is not None:
             found.append((kind, reason))
     return found
-
-
-def _options(words: list[str]) -> dict[str, Any]:
-    import yaml
-
-    options: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition('=')
-        if not equals or not key.isidentifier():
-            raise UsageError(f'--option {word}: KEY=VALUE is expected')
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f'--option {word}: the value is not YAML ({error})') from error
-    return options
 
 
 def _open(

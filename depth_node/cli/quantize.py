@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+import os
 from pathlib import Path
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any, Final
 
-from depth_node.cli._common import one_of_each
+from depth_node.cli._common import data_options, one_of_each, positive_int
 
 if TYPE_CHECKING:
     from depth_node.model_card import ModelCard
@@ -48,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--kind', default='rendered', help='of the data set, see depth-node data check (rendered)'
     )
     parser.add_argument(
+        '--option',
+        action='append',
+        default=[],
+        metavar='KEY=VALUE',
+        help='of the data set, as in depth-node data check: k=[525,525,319.5,239.5]; repeatable',
+    )
+    parser.add_argument(
         '--precisions',
         type=one_of_each(_PRECISIONS),
         default=('int8',),
@@ -62,14 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--frames',
-        type=int,
+        type=positive_int,
         default=96,
         metavar='N',
         help='calibration pictures, evenly spread over the training split (96)',
     )
     parser.add_argument(
         '--val-frames',
-        type=int,
+        type=positive_int,
         default=200,
         metavar='N',
         help='pictures that the error is measured on, at most (200)',
@@ -78,50 +87,72 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the files, measure, update the card."""
-    from depth_node.cli import UsageError
+    from depth_node.cli import CommandError, UsageError
     from depth_node.cli.export import portable
     from depth_node.export.card import with_file
-    from depth_node.export.quantize import FORMS, halve_onnx, quantize_onnx
+    from depth_node.export.quantize import FORMS, MIN_PICTURES, halve_onnx, quantize_onnx
     from depth_node.model_card import ModelCard
     from depth_node.training.datasets import open_dataset
 
     if args.out is not None and len(args.precisions) > 1:
         raise UsageError('--out names one file: with several --precisions leave it out')
+    calibrated = any(precision in FORMS for precision in args.precisions)
+    if calibrated and args.frames < MIN_PICTURES:
+        raise UsageError(f'--frames {args.frames}: at least {MIN_PICTURES} pictures calibrate')
+    options = data_options(args.option)
     card = ModelCard.load(args.model)
     source = card.verify_file('fp32')
-    data = open_dataset(args.kind, args.data, 'train')
+    data = open_dataset(args.kind, args.data, 'train', **options)
+    if calibrated and len(data) < MIN_PICTURES:
+        raise CommandError(f'{args.data}: {len(data)} training frames, at least {MIN_PICTURES} '
+                           'calibrate; give a folder with more')
     pictures = [frame.rgb for frame in _frames(data, args.frames, card)]
-    validation = open_dataset(args.kind, args.data, 'val')
+    validation = open_dataset(args.kind, args.data, 'val', **options)
+    if card.output.kind == 'canonical_depth' and not validation.has_camera:
+        raise CommandError(
+            f'{args.data}: {args.kind} frames without intrinsics, which the error of a network of '
+            f'{card.output.kind} needs; give them: --option k=[fx,fy,cx,cy]')
     frames = _frames(validation, args.val_frames, card)
     reference = _measure(card, ('fp32',), frames)
     for precision in args.precisions:
         target = args.out or source.with_name(f'{source.stem}.{precision}.onnx')
         provenance: dict[str, Any] = {'command': portable(['depth-node', *sys.argv[1:]])}
-        if precision == 'fp16':
-            halve_onnx(source, target, pictures, spec=card.input)
-            provenance['method'] = 'typed fp16 from the first convolution to the last'
-        else:
-            quantize_onnx(source, target, pictures, precision=precision, spec=card.input)
-            provenance['method'] = FORMS[precision].method
-        provenance.update(calibration_frames=len(pictures), data=data.fingerprint())
-        card = with_file(card, precision, target, provenance)
-        scores = {**reference, **_measure(card, (precision,), frames)}
-        [base] = reference.values()
-        change = {
-            name: round(value - base, 4) for name, value in scores.items() if name not in reference
-        }
-        provenance.update(
-            val_abs_rel=scores, abs_rel_change=change, val_data=validation.fingerprint(),
-            val_frames=len(frames),
-        )  # fmt: skip
-        card = replace(card, provenance={**card.provenance, precision: provenance})
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # the file comes to its place together with its card, or not at all
+        with tempfile.TemporaryDirectory(prefix='.quantize-', dir=target.parent) as folder:
+            new = Path(folder) / target.name
+            if precision == 'fp16':
+                halve_onnx(source, new, pictures, spec=card.input)
+                provenance['method'] = 'typed fp16 from the first convolution to the last'
+            else:
+                quantize_onnx(source, new, pictures, precision=precision, spec=card.input)
+                provenance['method'] = FORMS[precision].method
+            provenance.update(calibration_frames=len(pictures), data=data.fingerprint())
+            made = with_file(card, precision, new, provenance)
+            scores = {**reference, **_measure(made, (precision,), frames)}
+            [base] = reference.values()
+            change = {
+                name: round(value - base, 4)
+                for name, value in scores.items() if name not in reference
+            }  # fmt: skip
+            provenance.update(
+                val_abs_rel=scores, abs_rel_change=change, val_data=validation.fingerprint(),
+                val_frames=len(frames),
+            )  # fmt: skip
+            file = replace(made.precisions[precision], path=target)
+            card = replace(
+                made, precisions={**made.precisions, precision: file},
+                provenance={**made.provenance, precision: provenance},
+            )  # fmt: skip
+            os.replace(new, target)
+            card.save()
         print(
             f'{target}: {target.stat().st_size / 1e6:.1f} MB; AbsRel on {len(frames)} validation '
             'frames: ' + ', '.join(
                 f'{name} {value:.4f}' + (f' ({change[name]:+.4f})' if name in change else '')
                 for name, value in scores.items())
         )  # fmt: skip
-    print(f'{card.save()}: written')
+    print(f'{card.path}: written')
     return 0
 
 

@@ -13,7 +13,7 @@ onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 
-from depth_node.cli import main  # noqa: E402
+from depth_node.cli import main, quantize  # noqa: E402
 from depth_node.export.card import make_card, run_file, with_file  # noqa: E402
 from depth_node.export.lint import lint  # noqa: E402
 from depth_node.export.onnx import ExportError, parity_pictures  # noqa: E402
@@ -158,7 +158,7 @@ def test_cards_of_before_are_read_as_before():
         ModelCard.from_dict(raw, path)
 
 
-def write_frames(root: Path) -> None:
+def write_frames(root: Path, train: int = 8) -> None:
     """Write frames by the writer of the training tests, with pictures of every colour."""
     cv2 = pytest.importorskip('cv2')
     source = Path(__file__).parents[1] / 'training' / 'conftest.py'
@@ -168,13 +168,72 @@ def write_frames(root: Path) -> None:
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
     rng = np.random.default_rng(4)
-    for split, count in (('train', 8), ('val', 2)):
+    for split, count in (('train', train), ('val', 2)):
         for index in range(count):
             folder = root / split / f'room-{split}'
             writer.write_frame(folder, f'{index:03d}', rng)
             picture = parity_pictures((writer.HEIGHT, writer.WIDTH), 4)[index % 3]
             cv2.imwrite(str(folder / f'{index:03d}.jpg'), picture)
         (root / split / f'room-{split}' / 'scene.json').write_text('{}')
+
+
+def kept(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError])
+def test_interrupted_command_leaves_file_and_card_as_they_were(
+    card, tmp_path, capsys, monkeypatch, error
+):
+    write_frames(tmp_path / 'frames')
+    words = ['quantize', str(card.path), '--data', str(tmp_path / 'frames'), '--frames', '8']
+    assert main(words) == 0
+    before = kept(card.path.parent)
+    measure = quantize._measure
+
+    def stopped(made, precisions, frames):
+        if precisions != ('fp32',):
+            raise error('stopped')
+        return measure(made, precisions, frames)
+
+    monkeypatch.setattr(quantize, '_measure', stopped)
+    assert main([*words, '--frames', '9', '--precisions', 'int8,int8_trt']) != 0
+    assert kept(card.path.parent) == before
+    assert not list(card.path.parent.glob('.quantize-*'))
+    assert main(['models', 'verify', str(card.path)]) == 0
+
+
+def test_an_error_in_a_later_precision_keeps_what_was_done(card, tmp_path, monkeypatch, capsys):
+    write_frames(tmp_path / 'frames')
+    measure = quantize._measure
+
+    def stopped(made, precisions, frames):
+        if precisions == ('int8_trt',):
+            raise ValueError('stopped')
+        return measure(made, precisions, frames)
+
+    monkeypatch.setattr(quantize, '_measure', stopped)
+    assert main(['quantize', str(card.path), '--data', str(tmp_path / 'frames'), '--frames', '8',
+                 '--precisions', 'int8,int8_trt']) == 1  # fmt: skip
+    assert list(ModelCard.load(card.path).precisions) == ['fp32', 'int8']
+    assert not list(card.path.parent.glob('*.int8_trt.onnx'))
+    assert main(['models', 'verify', str(card.path)]) == 0
+
+
+def test_counts_that_cannot_be_are_refused_before_any_file(card, tmp_path, capsys):
+    write_frames(tmp_path / 'frames')
+    before = kept(card.path.parent)
+    words = ['quantize', str(card.path), '--data', str(tmp_path / 'frames'), '--precisions',
+             'fp16,int8']  # fmt: skip
+    assert main([*words, '--frames', '4']) == 2
+    assert '--frames 4: at least 8' in capsys.readouterr().err
+    for option in ('--frames', '--val-frames'):
+        assert main([*words, option, '0']) == 2
+    write_frames(tmp_path / 'few', train=5)
+    words[3] = str(tmp_path / 'few')
+    assert main(words) == 1
+    assert '5 training frames, at least 8 calibrate' in capsys.readouterr().err
+    assert kept(card.path.parent) == before
 
 
 def test_command_measures_what_each_file_costs(card, tmp_path, capsys):
