@@ -276,16 +276,17 @@ def _transport() -> Iterator[Check]:
     if importlib.util.find_spec('rclpy') is None:
         return
     try:
-        from depth_node.ros.qos import large_message_note, profile_file
+        from depth_node.ros.launch_arguments import profile_given, profile_variable
+        from depth_node.ros.qos import large_message_note
         import rclpy
         note = large_message_note(rclpy.get_rmw_implementation_identifier())
         if note:
             path = _shipped('config/fastdds_large_messages.xml')
             yield Check(section, 'Fast DDS profile', NOTE, note,
-                        f'export FASTDDS_DEFAULT_PROFILES_FILE={path}' if path else '')
+                        f'export {profile_variable(os.environ)}={path}' if path else '')
         else:
             yield Check(section, 'Fast DDS profile', OK,
-                        profile_file() or 'not needed by this middleware')
+                        profile_given(os.environ) or 'not needed by this middleware')
     except Exception as error:  # the finding on rclpy itself stands in its own section
         yield Check(section, 'Fast DDS profile', NOTE, f'not checked: {error}')
     shm = Path('/dev/shm')

@@ -58,6 +58,20 @@ FAST_DDS_2 = ('humble', 'iron', 'jazzy')
 LOG_LEVELS = ('debug', 'info', 'warn', 'error', 'fatal')
 
 
+def profile_variable(environment: Mapping[str, str]) -> str:
+    """Return the variable that names a profile to the Fast DDS of this distribution."""
+    return PROFILE_VARIABLES[environment.get('ROS_DISTRO') in FAST_DDS_2]
+
+
+def profile_given(environment: Mapping[str, str]) -> str:
+    """Return the profile that Fast DDS will read, '' for none.
+
+    Fast DDS 3 still reads the name that Fast DDS 2 knows.
+    """
+    own = environment.get(profile_variable(environment), '')
+    return own or environment.get(PROFILE_VARIABLES[1], '')
+
+
 class ArgumentError(ValueError):
     """A launch argument that cannot be used."""
 
@@ -200,10 +214,8 @@ def node_launch(values: Mapping[str, str], share: Path,
     if given:
         parameters.append(given)
     env: dict[str, str] = {}
-    if switch(values, 'fastdds_profile') and not any(
-            environment.get(name) for name in PROFILE_VARIABLES):
-        env[PROFILE_VARIABLES[environment.get('ROS_DISTRO') in FAST_DDS_2]] = str(
-            share / 'config/fastdds_large_messages.xml')
+    if switch(values, 'fastdds_profile') and not profile_given(environment):
+        env[profile_variable(environment)] = str(share / 'config/fastdds_large_messages.xml')
     rviz_remappings = [('/camera/image_raw', images[0])]
     outputs = f'{full_name}/{cameras[0]}' if cameras else full_name
     if outputs != '/mono_depth':

@@ -8,7 +8,7 @@ from pathlib import Path
 import re
 from typing import Any
 
-from depth_node.ros.launch_arguments import PROFILE_VARIABLES
+from depth_node.ros.launch_arguments import profile_given, profile_variable
 from rclpy.node import Node
 from rclpy.qos import (
     QoSCompatibility,
@@ -29,7 +29,7 @@ except ImportError:  # Humble
 __all__ = [
     'PublisherEventCallbacks', 'SubscriptionEventCallbacks', 'best_effort_subscribers', 'describe',
     'image_topics', 'input_qos', 'large_message_note', 'mismatches', 'output_qos', 'overrides',
-    'policy_name', 'profile_file', 'sensor_qos']
+    'policy_name', 'sensor_qos']
 
 _ENDLESS_NS = 2**62  # 146 years
 # Fast DDS' default shared memory segment; larger best-effort messages get lost.
@@ -167,14 +167,6 @@ def image_topics(node: Node, without: Iterable[str]) -> list[tuple[str, str, str
 SHARED_MEMORY = '/dev/shm'
 
 
-def profile_file() -> str | None:
-    """Return the Fast DDS profile file that the environment names, if any."""
-    for name in PROFILE_VARIABLES:
-        if os.environ.get(name):
-            return os.environ[name]
-    return None
-
-
 def large_message_note(rmw: str) -> str:
     """Return what stands in the way of large messages with this middleware; '' if nothing does.
 
@@ -183,11 +175,12 @@ def large_message_note(rmw: str) -> str:
     """
     if 'fastrtps' not in rmw:
         return ''
-    path = profile_file()
-    if path is None:
+    path = profile_given(os.environ)
+    if not path:
         return ('no Fast DDS profile is set: best-effort images above 512 kB get lost; set '
-                f'{PROFILE_VARIABLES[0]} to config/fastdds_large_messages.xml of this package in '
-                "the camera's process and in this one (the launch file sets it for this one)")
+                f'{profile_variable(os.environ)} to config/fastdds_large_messages.xml of this '
+                "package in the camera's process and in this one (the launch file sets it for the "
+                'latter)')
     if not Path(path).is_file():
         return f'the Fast DDS profile {path} does not exist, so the default buffers are in use'
     return _shared_memory_note(Path(path))
