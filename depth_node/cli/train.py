@@ -97,7 +97,7 @@ def _require_config(path: Path) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; 0 when the run ended, 130 when it was interrupted."""
     from depth_node.training.config import load_config
-    from depth_node.training.fit import train
+    from depth_node.training.fit import refuse_used, train
 
     _require_config(args.config)
     settings = list(args.settings)
@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, settings)
     init = args.init
     if init is not None and init.suffix == '.onnx':
+        refuse_used(Path(config.run.folder))  # before start.ckpt is written there
         init = _checkpoint_of_onnx(init, config)
     manifest = train(
         config,
@@ -157,6 +158,12 @@ def _checkpoint_of_onnx(path: Path, config: TrainConfig) -> Path:
         f'{parity.max_rel:.1e} of the depth',
         file=sys.stderr,
     )
+    if not network.has_confidence and _has_confidence(path):
+        print(
+            f'{path}: its confidence is not taken; for one of the new weights: '
+            'config/train/small_confidence.yaml afterwards',
+            file=sys.stderr,
+        )
     checkpoint = Path(config.run.folder) / 'start.ckpt'
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     weights = {f'network.{key}': value for key, value in network.state_dict().items()}
@@ -166,6 +173,15 @@ def _checkpoint_of_onnx(path: Path, config: TrainConfig) -> Path:
     partial.write_text(json.dumps(_origin(path), indent=1))
     os.replace(partial, checkpoint.with_suffix(ORIGIN_SUFFIX))
     return checkpoint
+
+
+def _has_confidence(path: Path) -> bool:
+    from depth_node.model_card import CardError, ModelCard
+
+    try:
+        return ModelCard.load(path).output.confidence is not None
+    except CardError:
+        return False
 
 
 def _origin(path: Path) -> dict[str, Any]:

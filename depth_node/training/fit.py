@@ -49,6 +49,20 @@ class RunError(RuntimeError):
     """A run cannot start; the text says what to do."""
 
 
+def refuse_used(folder: Path) -> None:
+    """Refuse to start where a run is already.
+
+    Raises:
+        RunError: one is there.
+    """
+    # the first of the processes that torchrun or Lightning started speaks for all
+    if rank_zero_only.rank == 0 and (folder / LAST).is_file():
+        raise RunError(
+            f'{folder}: holds a run already; go on with --resume, choose another folder with '
+            '--out, or delete it'
+        )
+
+
 def train(
     config: TrainConfig,
     *,
@@ -81,11 +95,8 @@ def train(
     first = rank_zero_only.rank == 0  # of the processes that torchrun or Lightning started
     if resume and not last.is_file():
         raise RunError(f'{last}: no checkpoint to resume; start without --resume')
-    if not resume and first and last.is_file():
-        raise RunError(
-            f'{folder}: holds a run already; go on with --resume, choose another folder with '
-            '--out, or delete it'
-        )
+    if not resume:
+        refuse_used(folder)
     if resume:
         _check_same_run(last, config)
     if run.threads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 import shutil
 
 import pytest
@@ -112,10 +113,11 @@ def test_a_run_starts_from_an_exported_file(exported, tmp_path, capsys):
     config = tmp_path / 'c.yaml'
     options = f'{{size_hw: {list(SIZE)}, pretrained: false}}'
     config.write_text(f'network: {{options: {options}}}')
-    code = main(['train', '--config', str(config), '--data', str(tmp_path / 'frames'),
-                 '--out', str(tmp_path / 'run'), '--init', str(path), '--no-progress',
-                 'optim.lr=1e-30', 'optim.weight_decay=0', 'run.max_steps=1', 'run.threads=1',
-                 'data.batch_size=4', 'data.workers=0'])  # fmt: skip
+    words = ['train', '--config', str(config), '--data', str(tmp_path / 'frames'),
+             '--out', str(tmp_path / 'run'), '--init', str(path), '--no-progress',
+             'optim.lr=1e-30', 'optim.weight_decay=0', 'run.max_steps=1', 'run.threads=1',
+             'data.batch_size=4', 'data.workers=0']  # fmt: skip
+    code = main(words)
     output = capsys.readouterr()
     assert code == 0, output.err
     assert 'weights taken, its norms measured on 4 pictures' in output.err
@@ -126,6 +128,19 @@ def test_a_run_starts_from_an_exported_file(exported, tmp_path, capsys):
     batch = origin.normalise(torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8))
     with torch.no_grad():
         torch.testing.assert_close(started(batch), origin(batch), rtol=1e-4, atol=1e-5)
+    assert 'confidence' not in output.err
+    # a second run is refused before it writes anything into the folder of the first
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / 'run').rglob('*')}
+    assert main(words) == 1
+    assert 'holds a run already' in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / 'run').rglob('*')} == before
+
+
+def test_confidence_of_a_file_that_is_not_taken_is_noticed(exported):
+    from depth_node.cli.train import _has_confidence
+
+    assert not _has_confidence(exported[0])  # it has no card
+    assert _has_confidence(Path(__file__).parents[3] / 'models' / 'small.onnx')
 
 
 def test_a_card_tells_from_which_file_and_training_its_run_began(exported, tmp_path):
