@@ -211,6 +211,9 @@ class Camera:
                 r=_data(raw, 'rectification_matrix'), p=_data(raw, 'projection_matrix'))
         except OSError as error:
             raise CameraError('invalid', f'{file}: {error.strerror or error}') from error
+        except UnicodeDecodeError as error:  # its repr has the whole file in it
+            raise CameraError('invalid', f'{file}: not a camera calibration YAML: no text at all'
+                              ) from error
         except CameraError as error:
             raise CameraError(error.reason, f'{file}: {error}') from error
         except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:

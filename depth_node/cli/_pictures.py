@@ -23,7 +23,8 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare which camera took the pictures."""
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument('--hfov', type=positive_float, metavar='DEG',
-                        help="the camera's horizontal field of view, degrees")
+                        help="the picture's horizontal field of view, degrees; upright pictures "
+                             'of a phone have about 52 to 56, level ones 65 to 70')
     camera.add_argument('--camera-yaml', type=Path, metavar='FILE', help='its calibration')
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext
 from dataclasses import replace
+import os
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from depth_node.cli import UsageError, package_version
+from depth_node.cli import CommandError, UsageError, package_version
 from depth_node.cli._common import (
     add_model_arguments,
     one_of_each,
@@ -138,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
                          'drop --limit and --filters')
     if args.checkpoint is not None:
         _check_checkpoint_usage(args)
+    _make_folders(args)
     protocol = _protocol(args)
     readers = _open_readers(args)
     earlier = _read_baseline(args.baseline)
@@ -170,7 +172,6 @@ def run(args: argparse.Namespace) -> int:
         for path in report.write(measured, args.out):
             print(f'wrote {path}', file=sys.stderr)
     if args.summary is not None and measured.results:
-        args.summary.parent.mkdir(parents=True, exist_ok=True)
         args.summary.write_text(report.summary_markdown(measured), encoding='utf-8')
         print(f'wrote {args.summary}', file=sys.stderr)
     for failure in failures:
@@ -182,6 +183,25 @@ def run(args: argparse.Namespace) -> int:
     if args.update_card:
         print(f'wrote {report.updated_card(card, measured).save()}', file=sys.stderr)
     return 0
+
+
+def _make_folders(args: argparse.Namespace) -> None:
+    """Make the folders of the results, before anything is measured.
+
+    Raises:
+        CommandError: there cannot be such a folder.
+    """
+    for option, folder in (('--out', args.out), ('--summary', args.summary and
+                                                 args.summary.parent)):
+        if folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f'{option}: {folder} cannot be a folder ({error.strerror}); give '
+                               'one that can be written') from error
+        if not os.access(folder, os.W_OK):
+            raise CommandError(f'{option}: {folder} cannot be written; give another folder')
 
 
 def _read_baseline(name: str | None) -> dict[str, Any] | None:

@@ -43,8 +43,9 @@ What is written, for picture.jpg:
   video  one MP4 per video or folder, every frame beside its depth
 Without --write: png, npy, color and ply of pictures; the video of videos.
 
-Metric depth needs to know the camera: --hfov (a phone's main camera has about 65 to 70, a webcam
-55 to 75 degrees) or --camera-yaml (from ROS's camera_calibration; corrects the distortion too).
+Metric depth needs to know the camera: --hfov (a phone's main camera has about 65 to 70 degrees,
+held upright 52 to 56; a webcam 55 to 75) or --camera-yaml (from ROS's camera_calibration; corrects
+the distortion too).
 
 examples:
   depth-node infer desk.jpg --hfov 69 -o out

@@ -183,6 +183,14 @@ def test_broken_calibration_yaml_names_the_file(tmp_path, text):
         Camera.from_yaml(file)
 
 
+def test_a_picture_as_calibration_is_refused_in_one_line(tmp_path):
+    file = tmp_path / 'cam.yaml'
+    file.write_bytes(b'\xff\xd8\xff' + bytes(range(256)) * 400)
+    with pytest.raises(CameraError, match=r'cam\.yaml: .*no text at all') as caught:
+        Camera.from_yaml(file)
+    assert len(str(caught.value)) < 300
+
+
 def test_missing_calibration_yaml_names_the_file(tmp_path):
     with pytest.raises(CameraError, match='No such file'):
         Camera.from_yaml(tmp_path / 'nothing.yaml')

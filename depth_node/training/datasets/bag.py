@@ -26,6 +26,7 @@ from depth_node.camera import Camera, CameraError, Rectifier
 from depth_node.images import ImageError, decode_compressed, depth_from_16uc1, to_rgb, view
 from depth_node.training.datasets.base import (
     SPLITS,
+    AbsentSplitError,
     DatasetError,
     DepthDataset,
     check_split,
@@ -162,7 +163,7 @@ class Bag(DepthDataset):
             self._bags.append(bag)
             self._topics.append((image, depth, info))
         if not self._items:
-            raise DatasetError(
+            raise AbsentSplitError(
                 f'{root}: no frame in split {split} with shares {list(shares)} and split_gap_s '
                 f'{split_gap_s:g}; record longer, lower the gap, or give this split a share'
             )

@@ -46,6 +46,22 @@ def write_rendered(root, count=3, scene='room_0', suffix='.jpg', make=None):
     return root
 
 
+@pytest.mark.parametrize('option', ['--out', '--summary'])
+def test_a_folder_that_cannot_be_is_said_before_anything_is_measured(
+    cli, tiny_card, tmp_path, option
+):
+    tiny_card()
+    write_rendered(tmp_path / 'frames')
+    (tmp_path / 'file').write_text('kept')
+    place = 'file' if option == '--out' else 'file/report.md'
+    result = cli('evaluate', '--model', 'tiny', '--data', 'rendered:frames', '--backend',
+                 'onnxruntime', option, place)
+    assert result.returncode == 1
+    assert f'{option}: file cannot be a folder' in result.stderr
+    assert 'rendered/test' not in result.stdout
+    assert (tmp_path / 'file').read_text() == 'kept'
+
+
 def test_measures_the_real_pipeline_and_writes_everything(cli, tiny_card, tmp_path):
     tiny_card()
     write_rendered(tmp_path / 'frames')

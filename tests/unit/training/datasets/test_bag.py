@@ -14,6 +14,7 @@ import cv2
 from depth_node.camera import Camera
 from depth_node.images import ImageError
 from depth_node.training.datasets import DatasetError, open_dataset
+from depth_node.training.datasets.base import AbsentSplitError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 import numpy as np
@@ -99,7 +100,7 @@ def test_splits_are_apart_in_time(bag):
     assert [len(names[s]) for s in ('train', 'val', 'test')] == [15, 1, 2]
     assert names['val'][0] - names['train'][-1] > 1.0
     assert names['test'][0] - names['val'][-1] > 1.0
-    with pytest.raises(DatasetError, match=r'no frame in split val .*split_gap_s 6'):
+    with pytest.raises(AbsentSplitError, match=r'no frame in split val .*split_gap_s 6'):
         open_dataset('bag', bag['path'], 'val', split_gap_s=6.0)
 
 
