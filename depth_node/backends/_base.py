@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_DEFAULT_THREADS: Final = 4  # a robot's other processes need the rest
+SHAPES_KEPT: Final = 4  # input sizes that stay prepared: cameras of a node may differ in aspect
 
 
 class OnnxBackend:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from depth_node.backends import BackendError, Tensors, cuda, output_names
 from depth_node.backends._base import (
+    SHAPES_KEPT,
     OnnxBackend,
     batch_shape,
     default_threads,
@@ -87,8 +89,23 @@ def open_model(
     return OnnxRuntimeBackend(name, card, model, precision, threads or default_threads(), folder)
 
 
+@dataclass
+class _Bound:
+    """The buffers for one input shape.
+
+    Attributes:
+        binding: of the session to them.
+        outputs: by name, the memory that it writes.
+        batch: whose memory is bound as input.
+    """
+
+    binding: Any
+    outputs: dict[str, NDArray[np.float32]]
+    batch: NDArray[Any] | None = None
+
+
 class OnnxRuntimeBackend(OnnxBackend):
-    """A session whose input and outputs are bound to buffers that stay."""
+    """A session whose input and outputs are bound to buffers that stay, for a few input sizes."""
 
     def __init__(
         self, name: str, card: ModelCard, model: Path, precision: str, threads: int,
@@ -121,11 +138,8 @@ class OnnxRuntimeBackend(OnnxBackend):
         require_input(card, inputs)
         self._names = output_names(card)
         require_outputs(self._names, list(outputs))
-        self._binding: Any = None
-        self._batch: NDArray[Any] | None = None
+        self._bound: dict[tuple[int, ...], _Bound] = {}  # the last used at the end
         self._gpu: Cuda | None = None  # for pictures in its memory
-        self._shape: tuple[int, ...] = ()
-        self._outputs: dict[str, NDArray[np.float32]] = {}
 
     def run(self, batch: Any) -> dict[str, NDArray[np.float32]]:
         """Run the network once; see `Backend.run`.
@@ -149,55 +163,64 @@ class OnnxRuntimeBackend(OnnxBackend):
             else:
                 self._gpu.stream_synchronize(picture.stream)
         try:
-            if picture.shape != self._shape:  # a first run tells the shapes of the outputs
-                self._first_of_its_shape(np.zeros(picture.shape, picture.dtype))
-            self._binding.bind_input(self.card.input.name, 'cuda', 0, picture.dtype,
+            bound = self._for(picture.shape)
+            if bound is None:  # a first run tells the shapes of the outputs
+                bound = self._first_of_its_shape(np.zeros(picture.shape, picture.dtype))
+            bound.binding.bind_input(self.card.input.name, 'cuda', 0, picture.dtype,
                                      picture.shape, picture.address)
-            self._batch = None
-            self._session.run_with_iobinding(self._binding)
+            bound.batch = None
+            self._session.run_with_iobinding(bound.binding)
         except BackendError:
             raise
         except Exception as error:  # as in `_infer`
             raise BackendError(f'onnxruntime: {error}') from error
-        return self._outputs
+        return bound.outputs
 
     def _infer(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         try:
-            if batch.shape != self._shape:
-                return self._first_of_its_shape(batch)
-            if not same_buffer(batch, self._batch):  # the pipeline's buffer is bound once
-                self._bind_input(batch)
-            self._session.run_with_iobinding(self._binding)
+            bound = self._for(batch.shape)
+            if bound is None:
+                return self._first_of_its_shape(batch).outputs
+            if not same_buffer(batch, bound.batch):  # the pipeline's buffer is bound once
+                self._bind_input(bound, batch)
+            self._session.run_with_iobinding(bound.binding)
         except BackendError:
             raise
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise BackendError(f'onnxruntime: {error}') from error
-        return self._outputs
+        return bound.outputs
 
-    def _first_of_its_shape(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    def _for(self, shape: tuple[int, ...]) -> _Bound | None:
+        bound = self._bound.pop(shape, None)
+        if bound is not None:
+            self._bound[shape] = bound
+        return bound
+
+    def _first_of_its_shape(self, batch: NDArray[Any]) -> _Bound:
         """Run unbound to learn the shapes of the outputs, then bind buffers for the next runs."""
         results = self._session.run(list(self._names), {self.card.input.name: batch})
         outputs: dict[str, NDArray[np.float32]] = {}
         for name, values in zip(self._names, results, strict=True):
             require_float32(name, getattr(values, 'dtype', type(values).__name__))
             outputs[name] = np.array(values, order='C')
-        self._binding = self._session.io_binding()
+        bound = _Bound(self._session.io_binding(), outputs)
         for name, values in outputs.items():
-            self._binding.bind_output(
+            bound.binding.bind_output(
                 name, 'cpu', 0, np.float32, values.shape, values.ctypes.data)
-        self._outputs = outputs
-        self._bind_input(batch)
-        self._shape = batch.shape
-        return outputs
+        self._bind_input(bound, batch)
+        while len(self._bound) >= SHAPES_KEPT:
+            del self._bound[next(iter(self._bound))]
+        self._bound[batch.shape] = bound
+        return bound
 
-    def _bind_input(self, batch: NDArray[Any]) -> None:
-        self._binding.bind_input(
+    def _bind_input(self, bound: _Bound, batch: NDArray[Any]) -> None:
+        bound.binding.bind_input(
             self.card.input.name, 'cpu', 0, batch.dtype, batch.shape, batch.ctypes.data)
-        self._batch = batch
+        bound.batch = batch
 
     def _release(self) -> None:
-        self._outputs = {}
-        self._binding = self._batch = self._session = None
+        self._bound.clear()
+        self._session = None
         if self._gpu is not None:
             self._gpu.close()
 

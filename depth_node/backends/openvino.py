@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from depth_node.backends import BackendError, Tensors, output_names
 from depth_node.backends._base import (
+    SHAPES_KEPT,
     OnnxBackend,
     batch_shape,
     default_threads,
@@ -23,7 +24,6 @@ from numpy.typing import NDArray
 
 # OpenVINO's default on a CPU with bf16 instructions is bf16: it has to be told.
 _HINTS = {'fp32': 'f32', 'int8': 'f32', 'bf16': 'bf16'}
-_SHAPES_KEPT: Final = 4  # compiled for a dynamic model: cameras of a node may differ in size
 
 
 def probe(name: str) -> tuple[str | None, str]:
@@ -119,7 +119,7 @@ class OpenVinoBackend(OnnxBackend):
     def _for(self, shape: tuple[int, ...]) -> _Compiled:
         found = self._compiled.pop(shape, None)
         if found is None:
-            while len(self._compiled) >= _SHAPES_KEPT:
+            while len(self._compiled) >= SHAPES_KEPT:
                 del self._compiled[next(iter(self._compiled))]
             found = self._compile(shape)
         self._compiled[shape] = found

@@ -89,24 +89,25 @@ def test_dynamic_network_follows_the_input_size(tiny_card, name):
             backend.run(picture((20, 32)))
 
 
-def test_openvino_compiles_once_for_each_of_a_few_input_sizes(tiny_card, monkeypatch):
+def test_a_few_input_sizes_are_prepared_once_each(tiny_card, name, monkeypatch):
     sizes = [(16, 32), (24, 40), (64, 16), (32, 32)]
-    with open_backend(tiny_card(dynamic=True), 'openvino') as backend:
-        compiled = []
-        compile_ = backend._compile
-        monkeypatch.setattr(backend, '_compile', lambda shape: compiled.append(shape)
-                            or compile_(shape))
+    method = {'openvino': '_compile', 'onnxruntime': '_first_of_its_shape'}[name]
+    with open_backend(tiny_card(dynamic=True), name) as backend:
+        prepared = []
+        prepare = getattr(backend, method)
+        monkeypatch.setattr(backend, method, lambda first: prepared.append(
+            getattr(first, 'shape', first)) or prepare(first))
         for round_ in range(3):
             for number, size_hw in enumerate(sizes):
                 batch = picture(size_hw, seed=10 * round_ + number)
                 np.testing.assert_allclose(
                     backend.run(batch)['depth'][0, 0], expected(batch), rtol=1e-5)
-        assert sorted(set(compiled)) == sorted(compiled)  # at most once each
-        compiled.clear()
+        assert sorted(set(prepared)) == sorted(prepared)  # at most once each
+        prepared.clear()
         backend.run(picture((40, 40)))  # one more: what was used longest ago goes
         backend.run(picture(sizes[1]))
         backend.run(picture(sizes[0]))
-        assert compiled == [(1, 40, 40, 3), (1, *sizes[0], 3)]
+        assert prepared == [(1, 40, 40, 3), (1, *sizes[0], 3)]
 
 
 def test_confidence_comes_by_its_name(tiny_card, name):
