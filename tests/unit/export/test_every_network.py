@@ -1,12 +1,14 @@
-"""Every network of the project as TensorRT gets it: lint, the real parser and builder, any size.
+"""Every network of the project as its users get it: equal to torch in both runtimes, at any size,
+with a card that opens; and as TensorRT gets it: lint, the real parser and builder.
 
-Here each network is exported once, small, and that graph is built as it is and with free sizes;
+Here each network is exported once, small, and that graph is taken as it is and with free sizes;
 `make sweep` exports every one in both precisions and at its own size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 import shutil
 
@@ -18,6 +20,8 @@ onnx = pytest.importorskip('onnx')
 ort = pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 
+from depth_node.backends import open_backend  # noqa: E402
+from depth_node.export.card import make_card  # noqa: E402
 from depth_node.export.dynamic import (  # noqa: E402
     NotDynamicError,
     Sizes,
@@ -32,6 +36,7 @@ from depth_node.export.onnx import (  # noqa: E402
     parity_batches,
     parity_pictures,
 )
+from depth_node.model_card import ModelCard  # noqa: E402
 from depth_node.training.networks import NETWORKS, build_network, untrained  # noqa: E402
 
 # The step of their sizes; the three others have fully connected layers.
@@ -46,7 +51,7 @@ SMALLER = {
     'densedepth': {'encoder': 'densenet121', 'half_width': True}, 'two_streamed': {'units': 64},
     'redweb': {'widths': (32, 32, 32)},
 }  # fmt: skip
-IN_OPENVINO = ('small', 'fcrn', 'monodepth2', 'sfmlearner')  # of each kind of decoder
+SIZES_IN_OPENVINO = ('small', 'fcrn', 'monodepth2', 'sfmlearner')  # of each kind of decoder
 
 
 def with_statistics(network):
@@ -108,6 +113,13 @@ class Case:
     def step(self) -> int:
         return STEPS[self.name]
 
+    @cached_property
+    def card(self) -> ModelCard:
+        """The card of its own size, saved and loaded."""
+        make_card(self.static, self.network, name=self.name, licence='none', range_m=None,
+                  assumed_hfov_deg=None, provenance={}).save()
+        return ModelCard.load(self.static)
+
     def sizes(self) -> list[tuple[int, int]]:
         """Its own size, and two of another aspect where it has them; H != W in all."""
         if self.dynamic is None:
@@ -157,12 +169,12 @@ def test_plan_of_many_sizes_is_built_for_ampere_and_ada(case, rtx_plan):
 
 
 def test_map_is_torchs_at_every_size(case):
+    openvino = pytest.importorskip('openvino')
     model, path = ImageToDepth(case.network).eval(), case.dynamic or case.static
-    compiled = None
-    if case.name in IN_OPENVINO:
-        openvino = pytest.importorskip('openvino')
-        settings = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
-        compiled = openvino.Core().compile_model(str(path), 'CPU', settings)
+    of_any_size = case.name in SIZES_IN_OPENVINO
+    compiled = openvino.Core().compile_model(
+        str(path if of_any_size else case.static), 'CPU',
+        {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1})
     for size_hw in case.sizes():
         picture = parity_pictures(size_hw)[2]
         with torch.inference_mode():
@@ -171,9 +183,17 @@ def test_map_is_torchs_at_every_size(case):
         found = depth_of(path, picture)
         floor = 1e-4 * expected.mean()
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=floor)
-        if compiled is not None:
+        if of_any_size or size_hw == case.network.size_hw:
             np.testing.assert_allclose(
                 compiled({'image': picture[None]})['depth'], expected, rtol=1e-3, atol=floor)
+
+
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+def test_card_opens(case, runtime):
+    """A backend opens where its depth of a made picture is what the card says."""
+    pytest.importorskip(runtime)
+    with open_backend(case.card, runtime, 'fp32') as backend:
+        assert backend.name == runtime
 
 
 def test_plan_for_two_is_refused_where_one_cannot_run_it(rtx_plan, tmp_path):
