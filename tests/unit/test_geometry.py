@@ -475,7 +475,7 @@ def test_voxels_out_of_reach_are_left_out():
     assert VoxelThinner(0.1)(points[:0]).shape == (0, 4)
 
 
-@pytest.mark.filterwarnings('error')
+@pytest.mark.filterwarnings('error::RuntimeWarning')  # numpy's
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), pitch=st.floats(-90, 90), roll=st.floats(-180, 180),
        organised=st.booleans(), far_points=st.booleans(), ground=st.booleans())

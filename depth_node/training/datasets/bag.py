@@ -260,7 +260,10 @@ class OpenBag:
         self._process = 0
         kept = _load_index(self)
         if kept is None:
-            kept = self._index()
+            try:
+                kept = self._index()
+            finally:
+                self._close()
             _save_index(self, kept)
         self.listing: dict[str, tuple[str, int]] = {k: (*v,) for k, v in kept['listing'].items()}
         self.topics = {name: _Topic(**values) for name, values in kept['topics'].items()}
@@ -313,7 +316,6 @@ class OpenBag:
                         message = self._typestore.deserialize_cdr(raw, _INFO)
                         topic.infos.append(_plain_calibration(message))
                     topic.which.append(seen[key])
-        self._close()
         return {'listing': listing, 'topics': {name: asdict(t) for name, t in topics.items()}}
 
     def message(self, topic: str, position: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import itertools
 import multiprocessing
@@ -9,6 +10,7 @@ import os
 from pathlib import Path
 import pickle
 import struct
+import warnings
 
 import cv2
 from depth_node.camera import Camera
@@ -530,6 +532,21 @@ def test_hostile_bytes_give_only_dataset_errors(tmp_path, storage):
         metadata.write_text(text)
         with pytest.raises(DatasetError, match='not a readable bag'):
             open_dataset('bag', path, 'train')
+
+
+def test_a_bag_that_is_damaged_inside_is_closed_again(tmp_path):
+    path = writer.write(tmp_path, size_hw=(6, 8), storage='mcap')['path']
+    file = next(p for p in path.iterdir() if p.suffix == '.mcap')
+    whole = bytearray(file.read_bytes())
+    half = len(whole) // 2
+    whole[half // 2 : half] = b'\xff' * (half - half // 2)  # messages; the index is whole
+    file.write_bytes(whole)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always', ResourceWarning)
+        with pytest.raises(DatasetError, match='not a readable bag'):
+            open_dataset('bag', path, 'train')
+        gc.collect()
+    assert [text for text in map(str, (one.message for one in told)) if str(path) in text] == []
 
 
 def test_camera_of_a_frame_is_a_camera(bag):
