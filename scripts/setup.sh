@@ -149,7 +149,8 @@ fi
 torch_args=
 message="requirements of $what"
 if [ "$what" = test ]; then
-  torch_args=${TORCH_PIP_ARGS:-}
+  # of 16000 files most are never imported: Python compiles those that are
+  torch_args="--no-compile ${TORCH_PIP_ARGS:-}"
   message="$message, PyTorch among them"
 fi
 step "requirements-$what" "$requirements $constraints $torch_args" "$message" install_requirements

@@ -127,7 +127,12 @@ class Case:
         return [(a * self.step, b * self.step) for a, b in ((2, 3), (3, 2), (2, 5))]
 
 
-@pytest.fixture(scope='module', params=NETWORKS)
+# The depth network of ddvo is that of sfmlearner.
+EXPORTED = [pytest.param(name, marks=[pytest.mark.sweep] if name == 'ddvo' else [])
+            for name in NETWORKS]  # fmt: skip
+
+
+@pytest.fixture(scope='module', params=EXPORTED)
 def case(request, tmp_path_factory):
     """Export a network, and make a copy of the graph whose sizes are free."""
     name = request.param

@@ -30,11 +30,9 @@ def write_frame(folder: Path, name: str, rng: np.random.Generator) -> None:
     (folder / f'{name}.json').write_text(json.dumps(info))
 
 
-@pytest.fixture
-def frames_root(tmp_path: Path) -> Path:
-    """Eight training, two validation and one test frame."""
+def write_frames(root: Path) -> Path:
+    """Write eight training, two validation and one test frame, the same each time."""
     rng = np.random.default_rng(4)
-    root = tmp_path / 'frames'
     for split, scene, count in (
         ('train', 'room-000001', 5),
         ('train', 'table-000002', 3),
@@ -46,3 +44,15 @@ def frames_root(tmp_path: Path) -> Path:
             write_frame(folder, f'{index:03d}', rng)
         (folder / 'scene.json').write_text('{}')
     return root
+
+
+@pytest.fixture
+def frames_root(tmp_path: Path) -> Path:
+    """Give a folder of `write_frames`."""
+    return write_frames(tmp_path / 'frames')
+
+
+@pytest.fixture(scope='module')
+def kept_frames_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder of `write_frames` for a whole module, whose tests leave it as it is."""
+    return write_frames(tmp_path_factory.mktemp('kept') / 'frames')

@@ -76,9 +76,16 @@ def curve(rows: list[dict[str, float]], key: str) -> list[float]:
     return [row[key] for row in rows if key in row]
 
 
-def test_two_processes_have_the_loss_curve_of_one(frames_root, tmp_path):
-    one = train(frames_root, tmp_path, 'one', batch_size=4)
-    two = train(frames_root, tmp_path, 'two', batch_size=2, devices=2)
+@pytest.fixture(scope='module')
+def alone(kept_frames_root, tmp_path_factory):
+    """Train in one process; give its folder and its log."""
+    folder = tmp_path_factory.mktemp('alone')
+    return folder / 'one', train(kept_frames_root, folder, 'one', batch_size=4)
+
+
+def test_two_processes_have_the_loss_curve_of_one(alone, kept_frames_root, tmp_path):
+    folder, one = alone
+    two = train(kept_frames_root, tmp_path, 'two', batch_size=2, devices=2)
     scores = curve(one, 'val/abs_rel')
     assert len(scores) == 3  # two validations, and one of the end
     assert scores[0] != scores[1]
@@ -87,25 +94,25 @@ def test_two_processes_have_the_loss_curve_of_one(frames_root, tmp_path):
     manifest = json.loads((tmp_path / 'two' / 'manifest.json').read_text())
     assert manifest['pictures_seen'] == 16
     weights = [
-        torch.load(tmp_path / name / 'last.ckpt', weights_only=True)['state_dict']
-        for name in ('one', 'two')
+        torch.load(run / 'last.ckpt', weights_only=True)['state_dict']
+        for run in (folder, tmp_path / 'two')
     ]
     for key, value in weights[0].items():
         torch.testing.assert_close(weights[1][key], value, rtol=1e-4, atol=1e-6)
 
 
-def test_torchrun_starts_and_resumes_a_run(frames_root, tmp_path):
+def test_torchrun_starts_and_resumes_a_run(alone, kept_frames_root, tmp_path):
     torchrun = (sys.executable, '-m', 'torch.distributed.run', '--standalone',
                 '--nproc-per-node', '2')  # fmt: skip
-    train(frames_root, tmp_path, 'run', prefix=torchrun, batch_size=2, devices=2, max_steps=3)
+    train(kept_frames_root, tmp_path, 'run', prefix=torchrun, batch_size=2, devices=2, max_steps=3)
     longer = train(
-        frames_root, tmp_path, 'run', '--resume', prefix=torchrun, batch_size=2, devices=2
+        kept_frames_root, tmp_path, 'run', '--resume', prefix=torchrun, batch_size=2, devices=2
     )
     manifest = json.loads((tmp_path / 'run' / 'manifest.json').read_text())
     assert manifest['steps'] == 4
     assert manifest['start']['kind'] == 'resume'
     assert (tmp_path / 'run/csv/metrics.csv').is_file()  # the first session's log is kept
-    straight = train(frames_root, tmp_path, 'straight', batch_size=4)
+    _, straight = alone
     assert curve(longer, 'val/abs_rel')[-1] == pytest.approx(
         curve(straight, 'val/abs_rel')[-1], rel=1e-4
     )
