@@ -51,8 +51,8 @@ test: setup-test lint  ## Set up with PyTorch, then run lint, type check and all
 	else \
 	  status=0; \
 	  python -m pytest --timeout 300 tests/ros || status=$$?; \
-	  python -m pytest --timeout 300 --numprocesses 2 --dist loadfile --ignore tests/ros \
-	    || status=$$?; \
+	  python -m pytest --timeout 300 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	    --ignore tests/ros || status=$$?; \
 	  exit $$status; \
 	fi
 

@@ -25,6 +25,10 @@ named = [p for p in os.environ.get('PYTHONPATH', '').split(os.pathsep) if p]
 if ROOT not in [Path(p).resolve() for p in named]:
     sys.path[:] = [entry for entry in sys.path if Path(entry or '.').resolve() != ROOT]
 
+# Files of a minute and more, begun first: what is short fills the ends of `make test`.
+LONG = ('test_every_network.py', 'test_end_to_end.py', 'test_hf.py', 'test_fit.py',
+        'test_packaging.py', 'test_processes.py', 'test_occupancy.py')
+
 _domain_lock = None
 
 
@@ -84,7 +88,9 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their folder, and skip those whose precondition is not met."""
+    """Mark tests by their folder, skip those whose precondition is not met, long files first."""
+    names = {name: position for position, name in enumerate(LONG)}
+    items.sort(key=lambda item: names.get(item.path.name, len(LONG)))
     skips = {
         'ros': None if _found('rclpy') else 'rclpy is not installed',
         'gpu': None if _has_nvidia_gpu() else 'no NVIDIA GPU',
